@@ -1,0 +1,219 @@
+"""Labelled photos and music for training and evaluation, and their frozen features.
+
+Shape letters: n items, w windows (of all items together), d feature dim, c emotions.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+
+from emoclim_cli.emotions import EMOTIONS, PHOTO_WORDS, QUADRANTS
+from emoclim_cli.encoders import Encoder
+from emoclim_cli.errors import LabelError, UnreadableMedia
+from emoclim_cli.media import MediaKind
+
+CHUNK_ITEMS = 128
+"""Features are cached in files of this many items: what Ctrl-C can lose."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledItem:
+    path: str
+    emotion: str
+    """In the music vocabulary; empty where only the quadrant is known."""
+    emotions: frozenset[str]
+    """What it may be: its emotion alone, or those of its quadrant."""
+    group: str
+    """The song or the photo: rows of one group are one thing."""
+    source: str = ""
+    split: str = ""
+
+
+def read_labels(path: str, split: str = "") -> list[LabelledItem]:
+    """A labels CSV, or a folder with one subfolder per emotion; with `split`, the rows of that split.
+
+    The CSV has the columns `file` (relative to the CSV) and `emotion`, and may have `quadrant`, `group`, `source` and `split`. Raises LabelError with file and line for an unknown
+    emotion or quadrant, a missing file, or when nothing is left.
+    """
+    items = _read_folder(path) if os.path.isdir(path) else _read_csv(path)
+    chosen = [item for item in items if not split or item.split == split]
+    if not chosen:
+        splits = ", ".join(sorted({item.split or "(none)" for item in items}))
+        raise LabelError(f"{path} has no rows" + (f" of the split {split!r}" if split else ""), f"its splits: {splits}" if splits else "")
+    return chosen
+
+
+def _read_csv(path: str) -> list[LabelledItem]:
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise LabelError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise LabelError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from error
+    reader = csv.DictReader(io.StringIO(text.replace("\r\n", "\n").replace("\r", "\n")))
+    missing = {"file", "emotion"} - set(reader.fieldnames or ())
+    if missing:
+        raise LabelError(f"{path}: the first line has no column {' and '.join(sorted(missing))}", "a labels CSV begins with: file,emotion")
+    base = os.path.dirname(os.path.abspath(path))
+    items = []
+    for row in reader:
+        where = f"{path}, line {reader.line_num}"
+        if None in row.values() or None in row:
+            raise LabelError(f"{where}: the number of fields is not that of the first line")
+        file = os.path.join(base, row["file"])
+        emotion, emotions = _emotions(row["emotion"], row.get("quadrant", ""), where)
+        if not os.path.isfile(file):
+            raise LabelError(f"{where}: there is no file {row['file']}")
+        items.append(LabelledItem(file, emotion, emotions, row.get("group") or file, row.get("source", ""), row.get("split", "")))
+    return items
+
+
+def _emotions(word: str, quadrant: str, where: str) -> tuple[str, frozenset[str]]:
+    word = word.strip().lower()
+    emotion = PHOTO_WORDS.get(word, word)
+    if emotion in EMOTIONS:
+        return emotion, frozenset((emotion,))
+    if emotion:
+        raise LabelError(f"{where}: unknown emotion {word!r}", f"known: {', '.join((*EMOTIONS, *PHOTO_WORDS))}")
+    if quadrant.strip() not in QUADRANTS:
+        raise LabelError(f"{where}: neither an emotion nor a quadrant (Q1 to Q4)")
+    return "", QUADRANTS[quadrant.strip()]
+
+
+def _read_folder(path: str) -> list[LabelledItem]:
+    items = []
+    for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
+        if entry.is_dir() and not entry.name.startswith("."):
+            emotion, emotions = _emotions(entry.name, "", entry.path)
+            for file in sorted(os.scandir(entry.path), key=lambda file: file.name):
+                if file.is_file() and not file.name.startswith("."):
+                    items.append(LabelledItem(file.path, emotion, emotions, file.path))
+    return items
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledFeatures:
+    """Frozen features of labelled items, each a run of windows (a photo has one)."""
+
+    kind: MediaKind
+    windows: np.ndarray
+    """(w, d) float32."""
+    starts: np.ndarray
+    """(n + 1,): item i owns the windows starts[i] to starts[i + 1]."""
+    items: tuple[LabelledItem, ...]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def labels(self) -> np.ndarray:
+        return np.array([item.emotion for item in self.items])
+
+    @property
+    def groups(self) -> np.ndarray:
+        return np.array([item.group for item in self.items])
+
+    @property
+    def sources(self) -> np.ndarray:
+        return np.array([item.source for item in self.items])
+
+    @property
+    def owner(self) -> np.ndarray:
+        """(w,): the item that each window belongs to."""
+        return np.repeat(np.arange(len(self)), np.diff(self.starts))
+
+    def pooled(self) -> np.ndarray:
+        """(n, d): the mean of each item's windows."""
+        out: np.ndarray = np.add.reduceat(self.windows, self.starts[:-1], axis=0) / np.diff(self.starts)[:, None]
+        return out.astype(np.float32)
+
+    def emotion_sets(self, emotions: Sequence[str]) -> np.ndarray:
+        """(n, c) float32, 1 where the item may have the emotion."""
+        return np.array([[float(emotion in item.emotions) for emotion in emotions] for item in self.items], np.float32)
+
+    def take(self, chosen: np.ndarray) -> LabelledFeatures:
+        """The items of a boolean mask or of indices, in that order."""
+        indices = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
+        parts = [self.windows[self.starts[i] : self.starts[i + 1]] for i in indices]
+        starts = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
+        windows = np.concatenate(parts) if parts else self.windows[:0]
+        return LabelledFeatures(self.kind, windows, starts, tuple(self.items[i] for i in indices))
+
+
+def labelled_features(
+    items: Sequence[LabelledItem],
+    encoder: Encoder,
+    cache: Path,
+    *,
+    jobs: int = 2,
+    batch_size: int = 16,
+    progress: Callable[[int, int], None] | None = None,
+    unusable: Callable[[str, str], None] | None = None,
+) -> LabelledFeatures:
+    """Features of labelled files, through a cache that notices changed files (size, mtime) and another encoder.
+
+    A file that cannot be read is left out and told to `unusable(path, reason)`. Raises LabelError where none is left.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    parts: list[np.ndarray] = []
+    counts: list[int] = []
+    with ThreadPoolExecutor(jobs) as pool:
+        for start in range(0, len(items), CHUNK_ITEMS):
+            chunk = items[start : start + CHUNK_ITEMS]
+            windows, chunk_counts, reasons = _cached_chunk(chunk, encoder, cache, pool, batch_size)
+            parts.append(windows)
+            counts.extend(chunk_counts)
+            for path, reason in reasons:
+                if unusable:
+                    unusable(path, reason)
+            if progress:
+                progress(start + len(chunk), len(items))
+    kept = tuple(item for item, count in zip(items, counts, strict=True) if count)
+    if not kept:
+        raise LabelError(f"none of the {len(items)} labelled files can be read")
+    starts = np.concatenate([[0], np.cumsum([count for count in counts if count])]).astype(np.int64)
+    return LabelledFeatures(encoder.info.kind, np.concatenate(parts), starts, kept)
+
+
+def _cached_chunk(
+    chunk: Sequence[LabelledItem], encoder: Encoder, cache: Path, pool: ThreadPoolExecutor, batch_size: int
+) -> tuple[np.ndarray, list[int], list[tuple[str, str]]]:
+    key = blake2b(encoder.info.digest.encode(), digest_size=16)
+    for item in chunk:
+        status = os.stat(item.path)
+        key.update(os.fsencode(item.path) + f":{status.st_size}:{status.st_mtime_ns};".encode())
+    file = cache / f"{key.hexdigest()}.npz"
+    if file.exists():
+        with np.load(file) as saved:
+            return saved["windows"], saved["counts"].tolist(), [tuple(pair) for pair in saved["reasons"].tolist()]
+    reasons: list[tuple[str, str]] = []
+    counts = [0] * len(chunk)
+    parts = [np.zeros((0, encoder.info.dim), np.float32)]
+    futures = [pool.submit(encoder.load, item.path) for item in chunk]
+    for start in range(0, len(chunk), batch_size):
+        samples, owners = [], []
+        for index in range(start, min(start + batch_size, len(chunk))):
+            try:
+                samples.append(futures[index].result())
+                owners.append(index)
+            except (UnreadableMedia, OSError) as error:
+                reasons.append((os.fsencode(chunk[index].path).decode("utf-8", "backslashreplace"), str(error)))
+        if samples:
+            for index, windows in zip(owners, encoder.encode_windows(samples), strict=True):
+                counts[index] = len(windows)
+                parts.append(windows)
+    windows = np.concatenate(parts)
+    temporary = file.with_suffix(f".{os.getpid()}.tmp")
+    with open(temporary, "wb") as out:
+        np.savez(out, windows=windows, counts=np.array(counts), reasons=np.array(reasons, dtype=np.str_).reshape(-1, 2))
+    os.replace(temporary, file)
+    return windows, counts, reasons

@@ -1,0 +1,46 @@
+"""Where torch computes, in which number format, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from emoclim_cli.errors import ModelError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    name: str
+    dtype: torch.dtype
+    reason: str
+
+
+def choose_device(wanted: str = "auto") -> Device:
+    """CUDA in half precision where torch sees it, else the CPU: bfloat16 where the processor computes it natively, else float32.
+
+    Raises UsageError for an unknown name, ModelError where CUDA is asked for and absent.
+    """
+    import torch
+
+    if wanted not in DEVICES:
+        raise UsageError(f"there is no device {wanted!r}", f"one of: {', '.join(DEVICES)}")
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ModelError("torch sees no CUDA device", "use --device auto or cpu; `emoclim doctor` tells what torch sees")
+    if wanted != "cpu" and torch.cuda.is_available():
+        return Device("cuda", torch.float16, f"{torch.cuda.get_device_name()}, half precision")
+    if _has_bfloat16():
+        return Device("cpu", torch.bfloat16, "the processor computes bfloat16")
+    return Device("cpu", torch.float32, "the processor has no bfloat16 arithmetic")
+
+
+def _has_bfloat16() -> bool:
+    """Native bfloat16: emulated, it is slower than float32."""
+    import torch
+
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # absent before torch 2.10
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))

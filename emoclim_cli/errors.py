@@ -1,0 +1,68 @@
+"""Every error that emoclim raises on purpose.
+
+    EmoclimError                exit code 1
+    |-- UsageError              2   the command line asks for something that makes no sense
+    |-- MediaError                  a photo or track of the user's
+    |   `-- UnreadableMedia         this one file cannot be used, and why
+    |-- LibraryError                the library folder
+    |   |-- NoLibrary           3   nothing has been indexed yet
+    |   `-- LibraryBusy             another emoclim is writing to it
+    |-- ModelError                  weights, encoders, spaces
+    |   |-- MissingWeights      3   not fetched, and fetching is forbidden or failed
+    |   `-- MissingExtra        3   an optional package is not installed
+    `-- LabelError                  labelled data for training: names file and line
+
+Every error carries a message that names the thing and, where there is one, a hint: the next command.
+An exception of any other type that reaches the user is a bug.
+"""
+
+from __future__ import annotations
+
+
+class EmoclimError(Exception):
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(EmoclimError):
+    exit_code = 2
+
+
+class MediaError(EmoclimError):
+    pass
+
+
+class UnreadableMedia(MediaError):
+    """`message` is the reason alone; whoever shows it puts the path before it."""
+
+
+class LibraryError(EmoclimError):
+    pass
+
+
+class NoLibrary(LibraryError):
+    exit_code = 3
+
+
+class LibraryBusy(LibraryError):
+    pass
+
+
+class ModelError(EmoclimError):
+    pass
+
+
+class MissingWeights(ModelError):
+    exit_code = 3
+
+
+class MissingExtra(ModelError):
+    exit_code = 3
+
+
+class LabelError(EmoclimError):
+    pass

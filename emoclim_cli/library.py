@@ -1,0 +1,560 @@
+"""The library: a folder that holds what is known of every indexed photo and track.
+
+    library.json   format, space, roots
+    tables/        LanceDB: one table for each (kind, encoder, weights), so that another encoder never costs features; and `skipped`
+    snapshots/     derived: each table as NumPy files, for reading without LanceDB (see snapshot.py)
+    lock           held by the one writer; readers go on
+
+Features are kept, emotion vectors are derived from them: each row names the space that made its vector, and one whose space is not the
+library's is not searched until it is mapped again. Ids are those of media.py: 32 hex digits.
+Shape letters: n rows, d feature dim, e emotion dim.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from emoclim_cli import snapshot
+from emoclim_cli.errors import LibraryBusy, LibraryError, NoLibrary
+from emoclim_cli.media import MediaItem, MediaKind, item_id
+from emoclim_cli.snapshot import ID_DTYPE, Texts, Version, View, raw_ids
+
+FORMAT = 1
+SKIPPED = "skipped"
+"""The table of files that could not be used."""
+IDS_PER_FILTER = 2000
+ROWS_PER_REMAP = 16384
+FRAGMENTS_AT_WORK, FRAGMENTS_AT_REST, VERSIONS_AT_REST = 48, 12, 40
+"""Each commit adds a version and often a fragment, and each manifest lists all fragments; compaction rewrites them as one. That is done in the
+middle of a run for the first of these, at its end for the others."""
+KEEP_VERSIONS = timedelta(minutes=10)
+"""Longer than any reader needs to copy a table it has opened."""
+
+ITEM_TEXTS = ("title", "artist", "album", "taken")
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """A folder or file that the user named, as an absolute path, and the globs that are left out below it."""
+
+    path: str
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureSource:
+    """What made the features of one kind: features of different sources are never in one table."""
+
+    encoder: str
+    digest: str
+    """Of the encoder's weights."""
+    dim: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceRef:
+    """What the library remembers of its emotion space."""
+
+    id: str
+    name: str
+    dim: int
+    sources: Mapping[MediaKind, FeatureSource]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An item with what was computed for it."""
+
+    item: MediaItem
+    content: str
+    """`media.content_digest`."""
+    features: np.ndarray
+    """(d,) float32."""
+    emotion: np.ndarray
+    """(e,) float32, unit norm, made by the library's space."""
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedFile:
+    path: str
+    kind: MediaKind
+    size: int
+    mtime_ns: int
+    reason: str
+
+
+class Library:
+    """Made by `open` or `create`. Everything that writes must be inside `with library.writing():`."""
+
+    def __init__(self, folder: Path, state: dict[str, Any]) -> None:
+        self.folder = folder
+        self._state = state
+        self._views: dict[str, tuple[Version, View]] = {}
+        self._tables: dict[str, Any] = {}  # LanceDB tables that this writer has open
+        self._connection: Any = None
+        self._writers = 0
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Library:
+        """Raises NoLibrary where there is none, LibraryError where it cannot be read or a newer emoclim wrote it."""
+        folder = Path(os.path.abspath(folder))
+        return cls(folder, _read_state(folder))
+
+    @classmethod
+    def create(cls, folder: str | Path) -> Library:
+        """Opens the library in `folder`, which is made where it is absent. Raises LibraryError for a folder that holds other things."""
+        folder = Path(os.path.abspath(folder))
+        with suppress(NoLibrary):
+            return cls.open(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            strangers = [name for name in os.listdir(folder) if name != "lock" and not name.startswith("library.json")]
+            if strangers:
+                raise LibraryError(f"{folder} is not a library and not empty", "name another folder with --library")
+            _write_state(folder, {"format": FORMAT, "space": None, "roots": []})
+        except OSError as error:
+            raise LibraryError(f"the library cannot be made in {folder}: {error.strerror}", "name another folder with --library") from error
+        return cls.open(folder)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Holds the library's lock; may be nested. Raises LibraryBusy where another writer holds it."""
+        if self._writers:
+            self._writers += 1
+            try:
+                yield
+            finally:
+                self._writers -= 1
+            return
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.folder / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise LibraryBusy(f"another emoclim is writing to the library {self.folder}", "try again when it has finished") from error
+        except OSError as error:
+            raise LibraryError(f"the library {self.folder} cannot be written: {error.strerror}") from error
+        try:
+            self._writers = 1
+            self._state = _read_state(self.folder)
+            yield
+        finally:
+            self._writers = 0
+            self._tables.clear()
+            lock.release()
+
+    # What the library remembers
+
+    @property
+    def roots(self) -> tuple[Root, ...]:
+        return tuple(Root(root["path"], tuple(root["exclude"])) for root in self._state["roots"])
+
+    def set_roots(self, roots: Iterable[Root]) -> None:
+        self._remember(roots=[{"path": root.path, "exclude": list(root.exclude)} for root in roots])
+
+    @property
+    def space(self) -> SpaceRef | None:
+        space = self._state["space"]
+        if space is None:
+            return None
+        sources = {MediaKind(kind): FeatureSource(**source) for kind, source in space["sources"].items()}
+        return SpaceRef(space["id"], space["name"], space["dim"], sources)
+
+    def set_space(self, space: SpaceRef) -> None:
+        """From here on only emotion vectors of this space are searched: `remap` makes them from the features of its encoders."""
+        self._remember(space=asdict(space))
+
+    def _remember(self, **changes: Any) -> None:
+        self._check_writing()
+        state = {**self._state, **changes}
+        if state != self._state:
+            try:
+                _write_state(self.folder, state)
+            except OSError as error:
+                raise LibraryError(f"the library {self.folder} cannot be written: {error.strerror}") from error
+            self._state = state
+
+    # Reading: without LanceDB where a snapshot is fresh
+
+    def view(self, kind: MediaKind, source: FeatureSource | None = None) -> View:
+        """The items of one kind that were encoded by `source`, or else by the encoder of the library's space."""
+        source = source or (self.space.sources.get(kind) if self.space else None)
+        return self._view(_table_name(kind, source)) if source else View.empty()
+
+    def skipped(self) -> View:
+        """The files that could not be used: only `ids`, `size`, `mtime_ns`, paths, and the details `kind` and `reason`."""
+        return self._view(SKIPPED)
+
+    def skipped_files(self) -> list[SkippedFile]:
+        """Sorted by path."""
+        view = self.skipped()
+        files = []
+        for row in range(len(view)):
+            detail = view.detail(row)
+            kind = MediaKind(detail["kind"])
+            files.append(SkippedFile(view.path(row), kind, int(view.size[row]), int(view.mtime_ns[row]), detail["reason"]))
+        return sorted(files, key=lambda file: os.fsencode(file.path))
+
+    def views(self) -> dict[str, View]:
+        """Every table by name, those of other encoders and `skipped` as well."""
+        with suppress(FileNotFoundError):
+            names = [name.removesuffix(".lance") for name in sorted(os.listdir(self._tables_folder)) if name.endswith(".lance")]
+            return {name: self._view(name) for name in names}
+        return {}
+
+    def snapshot(self) -> None:
+        """Makes every snapshot fresh."""
+        self.views()
+
+    def features(self, kind: MediaKind, ids: Sequence[str]) -> np.ndarray:
+        """(n, d) float32 in the order of `ids`. Raises LibraryError where one has no row."""
+        rows = self.rows(kind, ids)
+        if missing := [id for id in ids if id not in rows]:
+            raise LibraryError(f"{len(missing)} of {len(ids)} {kind} items are not in the library", "emoclim index")
+        return np.stack([rows[id].features for id in ids]) if rows else np.zeros((0, 0), np.float32)
+
+    def rows(self, kind: MediaKind, ids: Sequence[str]) -> dict[str, Row]:
+        """Rows by id; ids without a row are left out, and so are rows without an emotion vector of the library's space."""
+        space = self._space()
+        name = _table_name(kind, space.sources[kind])
+        found: dict[str, Row] = {}
+        if snapshot.latest_version(self._table_folder(name)) is None:
+            return found
+        with self._translated():
+            table = self._connect().open_table(name)
+            for start in range(0, len(ids), IDS_PER_FILTER):
+                where = f"{_id_filter(ids[start : start + IDS_PER_FILTER])} AND space = '{space.id}' AND emotion IS NOT NULL"
+                part = table.search().where(where).to_arrow().combine_chunks()
+                features, emotion = _matrix(part["features"]), _matrix(part["emotion"])
+                for i, row in enumerate(part.drop_columns(["features", "emotion"]).to_pylist()):
+                    details = {key: row[key] for key in (*ITEM_TEXTS, "duration_s")}
+                    item = MediaItem(os.fsdecode(row["path"]), kind, row["size"], row["mtime_ns"], **details)
+                    found[row["id"]] = Row(item, row["content"], features[i], emotion[i])
+        return found
+
+    # Writing: each call is one commit for each table it touches
+
+    def upsert(self, kind: MediaKind, rows: Sequence[Row]) -> None:
+        """Adds rows, or replaces those of the same path. They are present and belong to the library's space."""
+        import pyarrow as pa
+
+        self._check_writing()
+        latest = {row.item.id: row for row in rows}
+        rows = list(latest.values())
+        if not rows:
+            return
+        space = self._space()
+        columns: dict[str, Any] = {
+            "id": list(latest),
+            "path": [os.fsencode(row.item.path) for row in rows],
+            "size": [row.item.size for row in rows],
+            "mtime_ns": [row.item.mtime_ns for row in rows],
+            "content": [row.content for row in rows],
+            **{name: [_storable(getattr(row.item, name)) for row in rows] for name in ITEM_TEXTS},
+            "duration_s": [row.item.duration_s for row in rows],
+            "gone": [False] * len(rows),
+            "features": _fixed_lists(np.stack([row.features for row in rows])),
+            "emotion": _fixed_lists(np.stack([row.emotion for row in rows])),
+            "space": [space.id] * len(rows),
+        }
+        with self._translated():
+            table = self._table_of(kind)
+            data = pa.table({name: columns[name] for name in table.schema.names}, table.schema)
+            table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(data)
+
+    def mark_gone(self, kind: MediaKind, ids: Iterable[str], gone: bool = True) -> None:
+        """Rows whose files are not there (or are there again). Their features stay for the day they come back."""
+        ids = sorted(set(ids))
+        self._update(kind, {"id": ids, "gone": [gone] * len(ids)})
+
+    def touch(self, kind: MediaKind, stats: Mapping[str, tuple[int, int]]) -> None:
+        """The size and mtime_ns of files whose content is what it was. They are present."""
+        sizes, times = [size for size, _ in stats.values()], [mtime_ns for _, mtime_ns in stats.values()]
+        self._update(kind, {"id": list(stats), "size": sizes, "mtime_ns": times, "gone": [False] * len(stats)})
+
+    def skip(self, files: Sequence[SkippedFile]) -> None:
+        """Remembers files that could not be used."""
+        import pyarrow as pa
+
+        self._check_writing()
+        latest = {item_id(file.path): file for file in files}
+        if not latest:
+            return
+        files = list(latest.values())
+        columns = {
+            "id": list(latest),
+            "path": [os.fsencode(file.path) for file in files],
+            "kind": [str(file.kind) for file in files],
+            "size": [file.size for file in files],
+            "mtime_ns": [file.mtime_ns for file in files],
+            "reason": [_storable(file.reason) for file in files],
+        }
+        with self._translated():
+            texts, numbers = ("id", "kind", "reason"), ("size", "mtime_ns")
+            types = {"path": pa.binary(), **dict.fromkeys(texts, pa.string()), **dict.fromkeys(numbers, pa.int64())}
+            table = self._table(SKIPPED, pa.schema({name: types[name] for name in columns}))
+            table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(pa.table(columns, table.schema))
+
+    def unskip(self, ids: Iterable[str]) -> None:
+        """Forgets that files could not be used."""
+        self._delete(SKIPPED, ids)
+
+    def remove(self, kind: MediaKind, ids: Iterable[str]) -> None:
+        """Deletes the rows of the library's own encoder for this kind."""
+        self._delete(_table_name(kind, self._space().sources[kind]), ids)
+
+    def forget(self, ids: Iterable[str]) -> None:
+        """Deletes rows from every table, those of other encoders and `skipped` as well."""
+        wanted = sorted(set(ids))
+        for name, view in self.views().items():
+            known = view.find(wanted) >= 0
+            self._delete(name, [id for id, here in zip(wanted, known, strict=True) if here])
+
+    def remap(self, kind: MediaKind, project: Callable[[np.ndarray], np.ndarray]) -> int:
+        """Makes the emotion vector of every row that has none of the library's space; returns how many.
+
+        `project`: (n, d) features -> (n, e). Works in batches, each a commit, and goes on where it was interrupted.
+        """
+        import pyarrow as pa
+
+        self._check_writing()
+        space = self._space()
+        name = _table_name(kind, space.sources[kind])
+        if snapshot.latest_version(self._table_folder(name)) is None:
+            return 0
+        count = 0
+        with self._translated():
+            table = self._table_of(kind)
+            # A second handle: it stays at the version it was opened at while this one commits.
+            reader = self._connect().open_table(name).search().where(f"space IS NULL OR space != '{space.id}' OR emotion IS NULL")
+            for batch in reader.select(["id", "features"]).to_batches(batch_size=ROWS_PER_REMAP):
+                if batch.num_rows == 0:
+                    continue
+                vectors = project(_matrix(batch["features"]))
+                data = pa.table({"id": batch["id"], "emotion": _fixed_lists(vectors), "space": [space.id] * len(vectors)})
+                table.merge_insert("id").when_matched_update_all().execute(data)
+                count += batch.num_rows
+        return count
+
+    def compact(self) -> None:
+        """Joins what many small commits left behind, and deletes versions that no reader uses any more. Does nothing where there is little."""
+        self._check_writing()
+        for name in [*self._tables]:
+            if self._fragments(name) > FRAGMENTS_AT_REST or len(os.listdir(self._table_folder(name) / "_versions")) > VERSIONS_AT_REST:
+                self._optimize(name)
+
+    def _fragments(self, name: str) -> int:
+        with self._translated():
+            return int(self._tables[name].stats()["fragment_stats"]["num_fragments"])
+
+    def _optimize(self, name: str) -> None:
+        with self._translated():
+            # delete_unverified: what a run that died left behind. Nobody else is writing, because this one holds the lock.
+            self._tables[name].optimize(cleanup_older_than=KEEP_VERSIONS, delete_unverified=True)
+
+    # LanceDB
+
+    @property
+    def _tables_folder(self) -> Path:
+        return self.folder / "tables"
+
+    def _table_folder(self, name: str) -> Path:
+        return self._tables_folder / f"{name}.lance"
+
+    def _check_writing(self) -> None:
+        if not self._writers:
+            raise RuntimeError("the library is written outside `with library.writing()`")
+
+    def _space(self) -> SpaceRef:
+        if self.space is None:
+            raise LibraryError(f"the library {self.folder} has no emotion space yet", "emoclim index FOLDER...")
+        return self.space
+
+    def _connect(self) -> Any:
+        if self._connection is None:
+            import lancedb
+
+            self._connection = lancedb.connect(str(self._tables_folder))
+        return self._connection
+
+    def _table(self, name: str, schema: Any) -> Any:
+        """The writer's own handle of a table, which is made where it is absent."""
+        if name not in self._tables:
+            if snapshot.latest_version(self._table_folder(name)) is None:
+                self._tables[name] = self._connect().create_table(name, schema=schema)
+            else:
+                self._tables[name] = self._connect().open_table(name)
+        if self._fragments(name) > FRAGMENTS_AT_WORK:
+            self._optimize(name)
+        return self._tables[name]
+
+    def _table_of(self, kind: MediaKind) -> Any:
+        """The writer's handle of the items of a kind, its emotion column as wide as the library's space."""
+        import pyarrow as pa
+
+        space = self._space()
+        source = space.sources[kind]
+        emotion = pa.field("emotion", pa.list_(pa.float32(), space.dim))
+        types = {"id": pa.string(), "path": pa.binary(), "size": pa.int64(), "mtime_ns": pa.int64(), "content": pa.string()}
+        types |= {**dict.fromkeys(ITEM_TEXTS, pa.string()), "duration_s": pa.float64(), "gone": pa.bool_()}
+        types |= {"features": pa.list_(pa.float32(), source.dim), "emotion": emotion.type, "space": pa.string()}
+        table = self._table(_table_name(kind, source), pa.schema(types))
+        # A space of another width: every vector is of another space, so none is lost that could be searched.
+        if "emotion" in table.schema.names and table.schema.field("emotion").type != emotion.type:
+            table.drop_columns(["emotion"])
+        if "emotion" not in table.schema.names:
+            table.add_columns(emotion)
+        return table
+
+    def _update(self, kind: MediaKind, columns: dict[str, Any]) -> None:
+        """Writes some columns of rows that exist."""
+        import pyarrow as pa
+
+        self._check_writing()
+        if columns["id"]:
+            with self._translated():
+                self._table_of(kind).merge_insert("id").when_matched_update_all().execute(pa.table(columns))
+
+    def _delete(self, name: str, ids: Iterable[str]) -> None:
+        self._check_writing()
+        ids = sorted(set(ids))
+        if not ids or snapshot.latest_version(self._table_folder(name)) is None:
+            return
+        with self._translated():
+            table = self._table(name, None)
+            for start in range(0, len(ids), IDS_PER_FILTER):
+                table.delete(_id_filter(ids[start : start + IDS_PER_FILTER]))
+
+    def _view(self, name: str) -> View:
+        version = snapshot.latest_version(self._table_folder(name))
+        if version is None:
+            return View.empty()
+        cached, view = self._views.get(name, (None, None))
+        if view is None or cached != version:
+            view = snapshot.load(self.folder / "snapshots" / name, version)
+            if view is None:
+                version, view = self._read_table(name)
+                with suppress(OSError):  # a library that cannot be written is read from LanceDB each time
+                    snapshot.save(self.folder / "snapshots" / name, version, view)
+            self._views[name] = (version, view)
+        return replace(view, space_id=self.space.id if self.space else "")
+
+    def _read_table(self, name: str) -> tuple[Version, View]:
+        with self._translated():
+            table = self._connect().open_table(name)
+            while True:  # until no writer commits between the two
+                version = snapshot.latest_version(self._table_folder(name))
+                table.checkout_latest()
+                if version is not None and table.version == version.number:
+                    break
+            wanted = [column for column in table.schema.names if column != "features"]
+            return version, _view_of(name, table.search().select(wanted).to_arrow().combine_chunks())
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """LanceDB's exceptions are plain RuntimeError, ValueError, OSError: all of them mean that the library folder cannot be used."""
+        try:
+            yield
+        except (RuntimeError, ValueError, OSError) as error:
+            raise LibraryError(f"the library {self.folder} cannot be used: {error}") from error
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    try:
+        state = json.loads((folder / "library.json").read_text(encoding="utf-8"))
+        found = state["format"]
+    except (FileNotFoundError, NotADirectoryError):
+        raise NoLibrary(f"there is no library in {folder}", "emoclim index FOLDER...") from None
+    except OSError as error:
+        raise LibraryError(f"the library {folder} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise LibraryError(f"{folder / 'library.json'} is damaged: {error}", "delete the library folder and index again") from error
+    if not isinstance(found, int) or found > FORMAT:
+        raise LibraryError(f"the library {folder} has format {found}; this emoclim reads up to {FORMAT}", "upgrade emoclim")
+    return dict(state)
+
+
+def _write_state(folder: Path, state: Mapping[str, Any]) -> None:
+    """Whole or not at all. JSON escapes keep path bytes that are not UTF-8. Raises OSError."""
+    unfinished = folder / "library.json.unfinished"
+    with open(unfinished, "w", encoding="ascii") as file:
+        json.dump(state, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(unfinished, folder / "library.json")
+
+
+def _table_name(kind: MediaKind, source: FeatureSource) -> str:
+    return f"{kind}.{source.encoder.replace('+', '.')}.{source.digest[:8]}"
+
+
+def _id_filter(ids: Iterable[str]) -> str:
+    quoted = ", ".join(f"'{id}'" for id in ids)
+    return f"id IN ({quoted})"
+
+
+def _storable(text: str) -> str:
+    """Text as UTF-8 can hold it."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _fixed_lists(matrix: np.ndarray) -> Any:
+    import pyarrow as pa
+
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(matrix, np.float32).ravel()), matrix.shape[1])
+
+
+def _matrix(column: Any) -> np.ndarray:
+    """(n, width) float32 of a column of fixed-size lists; rows of null are zeros."""
+    import pyarrow as pa
+
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    width = column.type.list_size
+    values = column.values.slice(column.offset * width, len(column) * width).fill_null(0).to_numpy(zero_copy_only=False)
+    matrix: np.ndarray = values.reshape(-1, width)
+    if column.null_count:
+        matrix = np.where(column.is_valid().to_numpy(zero_copy_only=False)[:, None], matrix, np.float32(0))
+    return matrix
+
+
+def _view_of(name: str, table: Any) -> View:
+    """A table without its features -> a view, sorted by id."""
+    n, names = table.num_rows, set(table.schema.names)
+    ids = raw_ids(table["id"].to_pylist())
+    order = np.argsort(ids)
+    described = [column for column in ("kind", "reason", *ITEM_TEXTS, "duration_s") if column in names]
+    columns = {column: table[column].to_pylist() for column in described}
+    about = {} if name == SKIPPED else {"kind": name.partition(".")[0]}
+    details = [json.dumps(about | {key: values[i] for key, values in columns.items() if values[i]}).encode() for i in order]
+    paths = table["path"].to_pylist()
+    content = raw_ids(table["content"].to_pylist()) if "content" in names else np.zeros(n, ID_DTYPE)
+    gone = table["gone"].to_numpy() if "gone" in names else np.zeros(n, bool)
+    spaces, space_index = np.zeros(0, "U1"), np.full(n, -1, np.int32)
+    emotion = np.zeros((n, 0), np.float32)
+    if "emotion" in names:
+        emotion = _matrix(table["emotion"])
+        spaces, space_index = np.unique(np.array(table["space"].to_pylist(), dtype=str), return_inverse=True)
+        space_index = np.where(table["emotion"].is_valid().to_numpy(), space_index, -1).astype(np.int32)
+    return View(
+        ids=ids[order],
+        size=table["size"].to_numpy()[order],
+        mtime_ns=table["mtime_ns"].to_numpy()[order],
+        gone=gone[order],
+        content=content[order],
+        space_index=space_index[order],
+        spaces=spaces,
+        emotion=emotion[order],
+        path_bytes=Texts.of([paths[i] for i in order]),
+        details=Texts.of(details),
+    )

@@ -1,0 +1,180 @@
+"""A query (files, folders, moods, or a blend of them) -> ranked matches. Shape letters: n rows, e emotion dim."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from emoclim_cli.emotions import EMOTIONS, parse_mood
+from emoclim_cli.encoders import Encoder
+from emoclim_cli.errors import LibraryError, UnreadableMedia, UsageError
+from emoclim_cli.library import Library
+from emoclim_cli.media import Match, MediaKind, content_digest, item_id, kind_of_file, printable
+from emoclim_cli.projections import EmotionSpace, unit
+from emoclim_cli.snapshot import View, raw_ids
+
+FETCH_FACTOR = 4
+"""How many more rows than asked for are ranked at first: duplicates and the artist cap take some away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What was asked for, as one direction in the emotion space."""
+
+    text: str
+    vector: np.ndarray
+    """(e,) unit norm."""
+    kind: MediaKind | None
+    """Of the files asked for; None where all are moods."""
+    contents: frozenset[bytes]
+    """Content digests of the files asked for: they, and copies of them, are no matches of themselves."""
+
+
+def resolve(texts: Sequence[str], library: Library, space: EmotionSpace, encoder: Callable[[MediaKind], Encoder]) -> Query:
+    """The mean of all that is asked for. `encoder` is only called for a file that the library does not hold as it now is.
+
+    A mood's word means the mood even where a file has that name; `./sad` means the file. Raises UsageError for what is neither a file, a folder nor a mood, UnreadableMedia,
+    LibraryError for a folder of which nothing is indexed.
+    """
+    if not texts:
+        raise UsageError("no query", "give a photo, a track, a folder or a mood: emoclim match photo.jpg")
+    check_space(library, space)
+    views = {kind: library.view(kind) for kind in MediaKind}
+    vectors, kinds, contents = [], [], set()
+    for text in texts:
+        mood = parse_mood(text)
+        if mood:
+            vectors.append(space.mood(mood))
+            continue
+        kind, vector, own = _resolve_path(text, views, space, encoder)
+        vectors.append(vector)
+        kinds.append(kind)
+        contents.update(own)
+    return Query(" + ".join(texts), unit(np.mean(vectors, axis=0)), kinds[0] if kinds else None, frozenset(contents))
+
+
+def check_space(library: Library, space: EmotionSpace) -> None:
+    """Raises LibraryError where the library's vectors are of another space than the one loaded."""
+    if library.space is not None and library.space.id != space.id:
+        raise LibraryError(
+            f"the library was mapped by another version of the space {space.name}", "map it again, without reading a file: emoclim index"
+        )
+
+
+def _resolve_path(
+    text: str, views: dict[MediaKind, View], space: EmotionSpace, encoder: Callable[[MediaKind], Encoder]
+) -> tuple[MediaKind, np.ndarray, set[bytes]]:
+    path = os.path.abspath(text)
+    if os.path.isdir(path):
+        return _resolve_folder(path, views)
+    key = raw_ids([item_id(path)])
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        status = None
+        reason = error.strerror
+    for kind, view in views.items():
+        row = int(view.find(key)[0])
+        if row >= 0 and view.current[row]:
+            same = status is not None and (status.st_size, status.st_mtime_ns) == (view.size[row], view.mtime_ns[row])
+            if same or status is None:  # what is on a disk that is not there now can still be asked for
+                return kind, view.emotion[row], {view.content[row]}
+    if status is None:
+        if any(mark in text for mark in "/\\."):
+            raise UnreadableMedia(f"{printable(text)}: {reason}")
+        raise UsageError(f"{printable(text)} is neither a file nor a mood", f"moods: {', '.join(EMOTIONS)}; join them with +")
+    kind_now = kind_of_file(path)
+    if kind_now is None:
+        raise UnreadableMedia(f"{printable(text)}: this is neither a photo nor music")
+    network = encoder(kind_now)
+    try:
+        features = network.encode([network.load(path)])
+    except UnreadableMedia as error:
+        raise UnreadableMedia(f"{printable(text)}: {error.message}", error.hint) from error
+    return kind_now, space.project(kind_now, features)[0], set(raw_ids([content_digest(path)]).tolist())
+
+
+def _resolve_folder(folder: str, views: dict[MediaKind, View]) -> tuple[MediaKind, np.ndarray, set[bytes]]:
+    """The mean of the kind that the folder holds more of."""
+    prefix = os.fsencode(os.path.join(folder, ""))
+    below = {}
+    for kind, view in views.items():
+        eligible = np.flatnonzero(view.present & view.current)
+        below[kind] = np.array([row for row in eligible if view.path_bytes[row].startswith(prefix)], np.int64)
+    kind = max(below, key=lambda kind: len(below[kind]))
+    rows = below[kind]
+    if not len(rows):
+        raise LibraryError(f"nothing in {printable(folder)} is in the library", f"emoclim index {printable(folder)}")
+    return kind, unit(views[kind].emotion[rows].mean(axis=0)), set(views[kind].content[rows].tolist())
+
+
+def match(
+    library: Library,
+    space: EmotionSpace,
+    query: Query,
+    to: Sequence[MediaKind],
+    *,
+    limit: int,
+    per_artist: int | None = None,
+    min_score: float = -1.0,
+) -> list[Match]:
+    """The best `limit` items of the kinds in `to`: best first, each content once, no more than `per_artist` of one artist.
+
+    Raises LibraryError where nothing of these kinds is indexed.
+    """
+    found: list[tuple[float, bytes, Match]] = []
+    searchable = 0
+    for kind in to:
+        view = library.view(kind)
+        searchable += int((view.present & view.current).sum())
+        for row, score in _ranked(view, query, limit, per_artist, min_score):
+            emotions = space.probabilities(view.emotion[row : row + 1])[0]
+            item = view.item(row)
+            named = dict(zip(space.emotions, map(float, emotions), strict=True))
+            found.append((-score, os.fsencode(item.path), Match(item, score, named)))
+    if not searchable:
+        wanted = " and ".join(kind.plural for kind in to)
+        raise LibraryError(f"no {wanted} in the library", "emoclim index FOLDER...")
+    found.sort(key=lambda entry: entry[:2])
+    return [entry[2] for entry in found[:limit]]
+
+
+def _ranked(view: View, query: Query, limit: int, per_artist: int | None, min_score: float) -> list[tuple[int, float]]:
+    """Rows and scores. Ranks a few more rows than asked for, and all of them only when that was not enough."""
+    for k in (limit * FETCH_FACTOR + len(query.contents), len(view)):
+        chosen: list[tuple[int, float]] = []
+        seen = set(query.contents)
+        artists: Counter[str] = Counter()
+        rows, scores = view.search(query.vector, k)
+        for row, score in zip(rows.tolist(), scores.tolist(), strict=True):
+            if score < min_score or len(chosen) == limit:
+                return chosen
+            content = view.content[row]
+            if content in seen:
+                continue
+            artist = view.detail(row).get("artist", "").casefold() if per_artist is not None else ""
+            if artist:
+                if artists[artist] == per_artist:
+                    continue
+                artists[artist] += 1
+            seen.add(content)
+            chosen.append((row, score))
+        if len(chosen) == limit or k >= len(view):
+            return chosen
+    return chosen
+
+
+def emotion_counts(library: Library, space: EmotionSpace) -> dict[str, dict[str, int]]:
+    """Kind -> emotion -> how many items lie nearest to it."""
+    counts = {}
+    for kind in MediaKind:
+        view = library.view(kind)
+        rows = np.flatnonzero(view.present & view.current)
+        nearest = np.argmax(view.emotion[rows] @ space.prototypes.T, axis=1) if len(rows) else np.zeros(0, np.int64)
+        totals = np.bincount(nearest, minlength=len(space.emotions))
+        counts[kind.plural] = dict(zip(space.emotions, map(int, totals), strict=True))
+    return counts

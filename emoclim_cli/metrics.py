@@ -1,0 +1,71 @@
+"""Retrieval metrics: rank all candidates by cosine, correct = the query's label. Shape letters: q queries, m candidates, e emotion dim.
+
+Vectorised over blocks of queries, so that memory does not grow with q * m.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+QUERY_BLOCK = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieval:
+    """One number per query; NaN where a query has no correct candidate left."""
+
+    precision: dict[int, np.ndarray]
+    """k -> (q,): the share of correct ones among the first k."""
+    reciprocal_rank: np.ndarray
+    """(q,): 1 / rank of the first correct one."""
+    chance: np.ndarray
+    """(q,): the share of correct ones among all candidates, which is what random ranking gives for every k."""
+
+
+def retrieve(
+    queries: np.ndarray,
+    candidates: np.ndarray,
+    query_labels: np.ndarray,
+    candidate_labels: np.ndarray,
+    *,
+    ks: tuple[int, ...] = (1, 5),
+    query_groups: np.ndarray | None = None,
+    candidate_groups: np.ndarray | None = None,
+) -> Retrieval:
+    """(q, e) and (m, e) of unit norm. Candidates of the query's own group (the same photo, the same song) are left out of its ranking."""
+    q = len(queries)
+    precision = {k: np.full(q, np.nan) for k in ks}
+    reciprocal_rank = np.full(q, np.nan)
+    chance = np.full(q, np.nan)
+    for start in range(0, q, QUERY_BLOCK):
+        block = slice(start, min(start + QUERY_BLOCK, q))
+        scores = queries[block] @ candidates.T
+        correct = query_labels[block, None] == candidate_labels
+        if query_groups is not None and candidate_groups is not None:
+            own = query_groups[block, None] == candidate_groups
+            scores[own] = -np.inf
+            correct &= ~own
+            left = (~own).sum(axis=1)
+        else:
+            left = np.full(len(scores), len(candidates))
+        answerable = correct.any(axis=1)
+        depth = min(max(ks), scores.shape[1])
+        top = np.argpartition(-scores, depth - 1, axis=1)[:, :depth]
+        order = np.take_along_axis(scores, top, 1).argsort(axis=1, kind="stable")[:, ::-1]
+        hits = np.take_along_axis(correct, np.take_along_axis(top, order, 1), 1)
+        for k in ks:
+            precision[k][block] = np.where(answerable, hits[:, :k].sum(axis=1) / k, np.nan)
+        # The first correct one stands behind those that score higher: its rank needs a count, not a sort.
+        best = np.where(correct, scores, -np.inf).max(axis=1, keepdims=True)
+        rank = 1 + (scores > best).sum(axis=1)
+        reciprocal_rank[block] = np.where(answerable, 1 / rank, np.nan)
+        chance[block] = np.where(answerable, correct.sum(axis=1) / np.maximum(left, 1), np.nan)
+    return Retrieval(precision, reciprocal_rank, chance)
+
+
+def macro(values: np.ndarray, labels: np.ndarray) -> tuple[float, dict[str, float]]:
+    """The mean over labels of each label's mean, and each label's mean; NaN queries are left out."""
+    per_label = {str(label): float(np.nanmean(values[labels == label])) for label in np.unique(labels) if not np.isnan(values[labels == label]).all()}
+    return (float(np.mean(list(per_label.values()))) if per_label else float("nan")), per_label

@@ -1,0 +1,205 @@
+"""Projections from frozen features into the emotion space, and the space itself as it is kept on disk.
+
+Shape letters: n items, d feature dim, h hidden width, e emotion dim, c emotions.
+
+A space is a folder: `space.json` (describes itself), `weights.safetensors` (arrays only), `README.md` (its model card). Applying a projection is three
+small matrix products, so it is done in numpy: a query and a re-map need no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from emoclim_cli.emotions import EMOTIONS
+from emoclim_cli.errors import ModelError
+from emoclim_cli.media import MediaKind
+
+FORMAT_VERSION = 1
+DEFAULT_SPACE = "emoclim-1"
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """Linear - ReLU - Linear - unit norm (paper, section 2.2). Batch norm and the features' standardisation are folded into the first layer."""
+
+    w1: np.ndarray  # (d, h)
+    b1: np.ndarray  # (h,)
+    w2: np.ndarray  # (h, e)
+    b2: np.ndarray  # (e,)
+
+    @property
+    def features_dim(self) -> int:
+        return int(self.w1.shape[0])
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """(n, d) -> (n, e) float32 of unit norm. Raises ModelError for another feature dim."""
+        if features.ndim != 2 or features.shape[1] != self.features_dim:
+            raise ModelError(f"features of shape {features.shape} do not fit a projection from {self.features_dim} numbers")
+        hidden = np.maximum(features.astype(np.float32, copy=False) @ self.w1 + self.b1, 0)
+        return unit(hidden @ self.w2 + self.b2)
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Rows scaled to unit norm; a row of zeros stays."""
+    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    out: np.ndarray = (vectors / np.maximum(norms, 1e-12)).astype(np.float32)
+    return out
+
+
+@dataclass(frozen=True)
+class EmotionSpace:
+    name: str
+    encoders: Mapping[MediaKind, str]
+    digests: Mapping[MediaKind, str]
+    """`EncoderInfo.digest` of each encoder: the features that the projections were trained on."""
+    projections: Mapping[MediaKind, Projection]
+    prototypes: np.ndarray
+    """(c, e): where each emotion lies, unit norm."""
+    emotions: tuple[str, ...] = EMOTIONS
+    temperature: float = 0.1
+    """Of the softmax that turns cosines to prototypes into probabilities; calibrated when the space was trained."""
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """Training configuration, data, licence, metrics: what a reader of `space.json` needs to know."""
+
+    @property
+    def dim(self) -> int:
+        return int(self.prototypes.shape[1])
+
+    @property
+    def id(self) -> str:
+        """Digest of everything that decides an emotion vector: vectors with different ids must never be compared."""
+        digest = blake2b(digest_size=8)
+        for kind in sorted(self.encoders):
+            digest.update(f"{kind}={self.encoders[kind]}:{self.digests[kind]};".encode())
+        for name, array in sorted(self._arrays().items()):
+            digest.update(name.encode() + str(array.shape).encode() + array.tobytes())
+        return digest.hexdigest()
+
+    def project(self, kind: MediaKind, features: np.ndarray) -> np.ndarray:
+        """(n, d) features -> (n, e) emotion vectors of unit norm."""
+        return self.projections[kind](features)
+
+    def probabilities(self, vectors: np.ndarray) -> np.ndarray:
+        """(n, e) -> (n, c): softmax over the cosines to the prototypes."""
+        logits = vectors @ self.prototypes.T / self.temperature
+        exp = np.exp(logits - logits.max(axis=1, keepdims=True))
+        out: np.ndarray = exp / exp.sum(axis=1, keepdims=True)
+        return out
+
+    def mood(self, emotions: Sequence[str]) -> np.ndarray:
+        """(e,): the direction of one emotion, or between several. Raises ModelError for one that the space does not know."""
+        unknown = [emotion for emotion in emotions if emotion not in self.emotions]
+        if unknown:
+            raise ModelError(f"the space {self.name} does not know {', '.join(unknown)}", f"it knows {', '.join(self.emotions)}")
+        mean: np.ndarray = unit(self.prototypes[[self.emotions.index(emotion) for emotion in emotions]].mean(axis=0))
+        return mean
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        arrays = {"prototypes": self.prototypes}
+        for kind, projection in self.projections.items():
+            for part in ("w1", "b1", "w2", "b2"):
+                arrays[f"{kind}.{part}"] = getattr(projection, part)
+        return {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
+
+    def save(self, folder: Path) -> None:
+        """Writes `space.json` and `weights.safetensors`, each whole or not at all. Raises ModelError where the folder cannot be written."""
+        from safetensors.numpy import save as to_bytes
+
+        description = {
+            "format": FORMAT_VERSION,
+            "name": self.name,
+            "id": self.id,
+            "photo_encoder": self.encoders[MediaKind.PHOTO],
+            "music_encoder": self.encoders[MediaKind.MUSIC],
+            "digests": {str(kind): digest for kind, digest in self.digests.items()},
+            "dim": self.dim,
+            "emotions": list(self.emotions),
+            "temperature": self.temperature,
+            **self.about,
+        }
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, data in (
+                ("weights.safetensors", to_bytes(self._arrays())),
+                ("space.json", (json.dumps(description, indent=2) + "\n").encode()),
+            ):
+                temporary = folder / f".{name}.{os.getpid()}"
+                temporary.write_bytes(data)
+                os.replace(temporary, folder / name)
+        except OSError as error:
+            raise ModelError(f"the space cannot be written to {folder}: {error.strerror}") from error
+
+    @classmethod
+    def load(cls, folder: Path) -> EmotionSpace:
+        """Raises ModelError where the folder is no space, is damaged, or needs a newer emoclim."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            text = json.loads((folder / "space.json").read_text(encoding="utf-8"))
+            arrays = load_file(folder / "weights.safetensors")
+        except (OSError, ValueError, SafetensorError) as error:
+            raise ModelError(f"{folder} is not a readable emotion space: {error}", "emoclim spaces list") from error
+        if text.get("format") != FORMAT_VERSION:
+            raise ModelError(f"{folder} is a space of format {text.get('format')}, this emoclim reads {FORMAT_VERSION}", "upgrade emoclim")
+        own = {"format", "name", "id", "photo_encoder", "music_encoder", "digests", "dim", "emotions", "temperature"}
+        try:
+            space = cls(
+                name=str(text["name"]),
+                encoders={MediaKind.PHOTO: text["photo_encoder"], MediaKind.MUSIC: text["music_encoder"]},
+                digests={kind: text["digests"][kind] for kind in MediaKind},
+                projections={kind: Projection(*(arrays[f"{kind}.{part}"] for part in ("w1", "b1", "w2", "b2"))) for kind in MediaKind},
+                prototypes=arrays["prototypes"],
+                emotions=tuple(text["emotions"]),
+                temperature=float(text["temperature"]),
+                about={key: value for key, value in text.items() if key not in own},
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(f"{folder}: space.json or the weights lack {error}") from error
+        _check_shapes(space, folder)
+        if text["id"] != space.id:
+            raise ModelError(f"{folder}: the weights are not those that space.json describes", "install the space again")
+        return space
+
+
+def _check_shapes(space: EmotionSpace, folder: Path) -> None:
+    for kind, p in space.projections.items():
+        d, h = p.w1.shape if p.w1.ndim == 2 else (-1, -1)
+        if p.b1.shape != (h,) or p.w2.shape != (h, space.dim) or p.b2.shape != (space.dim,):
+            raise ModelError(f"{folder}: the {kind} projection's arrays do not fit each other")
+    if space.prototypes.shape != (len(space.emotions), space.dim) or not space.temperature > 0:
+        raise ModelError(f"{folder}: the prototypes do not fit the emotions")
+
+
+def shipped_spaces() -> Path:
+    """The folder of spaces that come with emoclim: inside an installed package, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "models"
+    return installed if installed.is_dir() else package.parent / "models"
+
+
+def space_folders(installed: Path) -> dict[str, Path]:
+    """Name -> folder of every space: the shipped ones, then the user's in `installed`, which win."""
+    found: dict[str, Path] = {}
+    for parent in (shipped_spaces(), installed):
+        if parent.is_dir():
+            found.update({folder.name: folder for folder in sorted(parent.iterdir()) if (folder / "space.json").is_file()})
+    return found
+
+
+def load_space(name_or_folder: str, installed: Path) -> EmotionSpace:
+    """A space by name, or by the path of its folder. Raises ModelError with the known names."""
+    folders = space_folders(installed)
+    if name_or_folder in folders:
+        return EmotionSpace.load(folders[name_or_folder])
+    if (Path(name_or_folder) / "space.json").is_file():
+        return EmotionSpace.load(Path(name_or_folder))
+    raise ModelError(f"there is no space {name_or_folder!r}", f"known: {', '.join(folders) or 'none'}; or give the folder of one")
