@@ -1,8 +1,8 @@
 """What has changed on the disk since the library was last brought up to date.
 
-A file is known by its path (the id), its size and its modification time. One whose size or time differ is compared by content before it is
-called changed, and so is a new file that is as large as a known one: it may have been moved or copied. A root that is missing, or empty while
-items are known below it, is *offline*: nothing is concluded from it.
+A file is known by its path (the id), its size and its modification time. One whose size or time differs is compared by content before
+it is called changed, and so is a new file that is as large as a known one: it may have been moved or copied. A root that is missing, or
+empty while items are known below it, is *offline*: nothing is concluded from it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,10 @@ class Task:
 
 @dataclass(slots=True)
 class Plan:
-    """What has changed since the last run. `seen` files are each in exactly one of new, changed, moved, copied, unchanged, skipped and refused."""
+    """What has changed since the last run.
+
+    The `seen` files are each in exactly one of new, changed, moved, copied, unchanged, skipped and refused.
+    """
 
     space: SpaceRef | None
     roots: list[Root] = field(default_factory=list)
@@ -107,7 +110,9 @@ def plan(
     """
     space = space or library.space
     result = Plan(space, list(library.roots if roots is None else roots))
-    views = {kind: library.view(kind, space.sources[kind]) if space else View.empty() for kind in MediaKind}
+    views = dict.fromkeys(MediaKind, View.empty())
+    if space is not None:
+        views = {kind: replace(library.view(kind, space.sources[kind]), space_id=space.id) for kind in MediaKind}
     skipped = library.skipped()
     files, scanned = _scan(library, result, views)
 
@@ -158,7 +163,7 @@ def plan(
             remaining.append(task)
 
     # Rows of a path where there is something else now are dealt with when that is indexed.
-    replaced = {task.file.id for task in tasks} | {id for _, id in result.dropped}
+    replaced = {task.file.id for task in tasks} | {dropped for _, dropped in result.dropped}
     for kind, view in views.items():
         for row in _where(view.present & ~live[kind]):
             if view.id(row) not in replaced and scanned(view.path(row)):
@@ -167,7 +172,7 @@ def plan(
 
     pending = {task.file.id for task in remaining} | {item_id(file.path) for file in (*result.skipped, *result.refused)}
     seen = {file.path for file in files} if listed else set()
-    result.cleared = [id for path in listed if (id := item_id(path)) not in pending and (path in seen or scanned(path))]
+    result.cleared = [item_id(path) for path in listed if item_id(path) not in pending and (path in seen or scanned(path))]
     result.remap = sum(int((~view.current).sum()) for view in views.values())
     return result
 
@@ -304,10 +309,10 @@ def _share_out(plan: Plan, tasks: Iterable[Task], views: Mapping[MediaKind, View
     for kind, view in views.items():
         wanted = raw_ids({task.content for task in tasks if task.content and task.kind is kind})
         for row in _where(np.isin(view.content, wanted)):
-            id, content = view.id(row), (kind, _content(view, row))
-            copies[content] = id
-            if view.gone[row] or (kind, id) in missing:
-                moves[content].append(id)
+            source, content = view.id(row), (kind, _content(view, row))
+            copies[content] = source
+            if view.gone[row] or (kind, source) in missing:
+                moves[content].append(source)
     claimed = set()
     for task in tasks:
         content = (task.kind, task.content)
@@ -323,7 +328,10 @@ def _share_out(plan: Plan, tasks: Iterable[Task], views: Mapping[MediaKind, View
 
 
 def on_threads(function: Callable[[T], R], arguments: Iterable[T], jobs: int, window: int) -> Generator[R, None, None]:
-    """Results in order; at most `window` calls are under way or waiting to be taken. Closing it drops what has not begun and waits for the rest."""
+    """Results in order; at most `window` calls are under way or waiting to be taken.
+
+    Closing it drops the calls that have not begun and waits for those that have.
+    """
     pool = ThreadPoolExecutor(jobs, "emoclim")
     pending: deque[Future[R]] = deque()
     try:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from emoclim_cli import __version__, console
-from emoclim_cli.errors import EmoclimError, LibraryError, MissingWeights, UsageError
+from emoclim_cli.errors import EmoclimError, MissingWeights, UsageError
 from emoclim_cli.media import MediaKind
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def index(
         plan = indexing.plan(opened, roots, indexing.space_ref(_load_space(space, opened)), rebuild=rebuild)
         summary = indexing.Summary.forecast(plan)
         if json:
-            console.print_json(indexing.summary_json(summary, opened, 0.0))
+            console.print_json(console.summary_json(summary, _counts(opened), 0.0))
             return
         for label, tasks in (("new", plan.new), ("changed", plan.changed), ("moved", plan.moved), ("copied", plan.copied), ("gone", plan.gone)):
             for task in tasks:
@@ -185,6 +185,12 @@ def _roots(library: Library, paths: Sequence[str] | None, exclude: Sequence[str]
         remembered = known[path].exclude if path in known else ()
         chosen.append(Root(path, tuple(exclude) or remembered))
     return chosen
+
+
+def _counts(library: Library) -> dict[str, int]:
+    """How many items of each kind are there to be matched."""
+    views = {kind.plural: library.view(kind) for kind in MediaKind}
+    return {kind: int((view.present & view.current).sum()) for kind, view in views.items()}
 
 
 def _index(
@@ -211,8 +217,9 @@ def _index(
         roots = _roots(library, paths, exclude)
         plan = indexing.plan(library, roots, indexing.space_ref(space), rebuild=rebuild, retry=retry)
         encoders = _encoder_maker(space, device, offline)
-        for kind in plan.kinds:
-            encoders(kind)  # what is missing is said before the first file is read
+        for kind in MediaKind:
+            if any(task.kind is kind for task in (*plan.new, *plan.changed)):
+                encoders(kind)  # what is missing is said before the first file is read
         summary = indexing.Summary.of(plan)
         done = 0
         try:
@@ -226,7 +233,7 @@ def _index(
             raise typer.Exit(130) from None
     seconds = time.perf_counter() - started
     if json:
-        console.print_json(indexing.summary_json(summary, library, seconds))
+        console.print_json(console.summary_json(summary, _counts(library), seconds))
     else:
         console.show_summary(summary, seconds)
     if strict and summary.skipped:
@@ -494,7 +501,9 @@ def train(
     json: JsonOption = False,
 ) -> None:
     """Trains a space on labelled photos and music. Rows with split `val` choose the epoch; without any, a tenth of the groups is held out."""
-    from emoclim_cli import training
+    from dataclasses import replace
+
+    from emoclim_cli import evaluation, training
     from emoclim_cli.encoders import build, encoder_info
 
     if recipe not in training.RECIPES:
@@ -507,11 +516,13 @@ def train(
     if set(parts["train"]) != set(MediaKind):
         raise UsageError("--photo-encoder and --music-encoder name the same kind", "emoclim spaces show tells a pair that fits")
     chosen = training.with_changes(training.RECIPES[recipe], seed=seed, epochs=epochs or None)
+    infos = {encoder_info(name).kind: encoder_info(name) for name in (photo_encoder, music_encoder)}
     with console.progress("training", chosen.epochs) as advance:
-        space, trained = training.train_space(
-            os.path.basename(os.path.abspath(output)), parts["train"], parts["val"], chosen, {info.kind: info for info in map(encoder_info, (photo_encoder, music_encoder))},
-            lambda epoch: advance(epoch.number),
-        )  # fmt: skip
+        name = os.path.basename(os.path.abspath(output))
+        space, trained = training.train_space(name, parts["train"], parts["val"], chosen, infos, lambda epoch: advance(epoch.number))
+    metrics = {level: evaluation.evaluate(space.projections, parts["val"], level) for level in evaluation.LEVELS}
+    figures = {level: {name: direction.as_json() for name, direction in report.items()} for level, report in metrics.items()}
+    space = replace(space, about={**space.about, "metrics": figures})
     space.save(Path(output))
     if json:
         console.print_json({"space": str(output), "epochs": chosen.epochs, "best_epoch": trained.best_epoch, "val": space.about["metrics"]})
@@ -549,7 +560,7 @@ def evaluate(
             features[kind] = _labelled(source, split, build(info.name, _weights_cache(), device))
     report = evaluation.evaluate(loaded.projections, features, level)
     if json:
-        directions = {name: evaluation.direction_json(direction) for name, direction in report.items()}
+        directions = {name: direction.as_json() for name, direction in report.items()}
         console.print_json({"space": loaded.name, "level": level, "split": split, "directions": directions})
         return
     console.show_report(report, level)

@@ -10,7 +10,8 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -18,6 +19,11 @@ from rich.text import Text
 
 from emoclim_cli.errors import EmoclimError
 from emoclim_cli.media import Match, MediaItem, MediaKind, printable
+
+if TYPE_CHECKING:
+    from emoclim_cli.evaluation import Direction
+    from emoclim_cli.indexing import Summary
+    from emoclim_cli.projections import EmotionSpace
 
 BARS = " ▁▂▃▄▅▆▇█"
 COLOURS = {
@@ -34,6 +40,9 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 quiet = False
 """Set by `-q`: no notes, no progress; errors stay."""
+verbose = False
+"""Set by `-v`: every skipped file, and the traceback of an error."""
+ERRORS_SHOWN = 5
 
 
 def write_bytes(data: bytes) -> None:
@@ -160,6 +169,72 @@ def _short_path(path: str) -> str:
     with_home = os.path.join("~", os.path.relpath(path, home)) if (home := os.path.expanduser("~")) != "/" and path.startswith(home + os.sep) else path
     relative = os.path.relpath(path)
     return printable(relative if len(relative) < len(with_home) else with_home)
+
+
+def summary_json(summary: Summary, counts: Mapping[str, int], seconds: float) -> dict[str, Any]:
+    return {**asdict(summary), **counts, "seconds": round(seconds, 3)}
+
+
+def show_summary(summary: Summary, seconds: float, *, dry: bool = False) -> None:
+    """What an index run did, on stderr: it is no data."""
+    if quiet:
+        return
+    parts = [f"{summary.seen:,} files seen", f"{summary.indexed:,} {'to index' if dry else 'indexed'}", f"{summary.unchanged:,} unchanged"]
+    parts += [f"{count:,} {name}" for name, count in (("moved", summary.moved), ("gone", summary.gone), ("skipped", summary.skipped)) if count]
+    note(", ".join(parts) + ("" if dry else f" in {seconds:.1f} s"))
+    for root in summary.offline_roots:
+        warn(f"{printable(root)} is not there now; what is known of it is kept")
+    shown = summary.errors if verbose else summary.errors[:ERRORS_SHOWN]
+    for error in shown:
+        warn(f"{printable(error['path'])}: {error['reason']}")
+    if len(summary.errors) > len(shown):
+        warn(f"{len(summary.errors) - len(shown):,} more; all of them: emoclim errors")
+
+
+def show_errors(files: Sequence[tuple[str, str]]) -> None:
+    show_table(("path", "reason"), [(printable(path), reason) for path, reason in files])
+
+
+def emotion_rows(emotions: Mapping[str, Mapping[str, int]]) -> list[tuple[str, str, str]]:
+    photos, music = emotions["photos"], emotions["music"]
+    return [(name, f"{photos[name]:,}", f"{music[name]:,}") for name in photos]
+
+
+def space_json(space: EmotionSpace) -> dict[str, Any]:
+    encoders = {"photo_encoder": space.encoders[MediaKind.PHOTO], "music_encoder": space.encoders[MediaKind.MUSIC]}
+    return {"name": space.name, "id": space.id, **encoders, "dim": space.dim, "emotions": list(space.emotions), **space.about}
+
+
+def show_space(space: EmotionSpace) -> None:
+    about = space.about
+    rows = [("space", f"{space.name} ({space.id})"), ("photos", space.encoders[MediaKind.PHOTO]), ("music", space.encoders[MediaKind.MUSIC])]
+    rows += [(key, str(about[key])) for key in ("data", "licence") if key in about]
+    show_table(("space", "") if out.is_terminal else ("key", "value"), rows[1:] if out.is_terminal else rows, title=rows[0][1])
+    for level, directions in about.get("metrics", {}).items():
+        show_table(*_metric_table(directions), right=METRIC_COLUMNS[1:], title=f"validation, {level} level" if out.is_terminal else "")
+
+
+METRIC_COLUMNS = ("direction", "P@1", "P@5", "MRR", "chance", "queries")
+
+
+def _metric_table(directions: Mapping[str, Mapping[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    names = ("p@1", "p@5", "mrr", "chance_p@5")
+    return METRIC_COLUMNS, [(name, *(f"{d[n]:.3f}" for n in names), f"{d['n']:,}") for name, d in directions.items()]
+
+
+def show_report(report: Mapping[str, Direction], level: str) -> None:
+    """Retrieval metrics: the macro averages, then P@5 and MRR for each emotion and each source."""
+    directions = {name: direction.as_json() for name, direction in report.items()}
+    show_table(*_metric_table(directions), right=METRIC_COLUMNS[1:], title=f"macro over emotions, {level} level" if out.is_terminal else "")
+    for part, title in (("per_emotion", "emotion"), ("per_source", "source")):
+        rows = [
+            (name, of, f"{v['p@5']:.3f}", f"{v['mrr']:.3f}", f"{v['chance_p@5']:.3f}", f"{v['n']:,}")
+            for name, direction in directions.items()
+            for of, v in direction[part].items()
+        ]
+        if rows:
+            write_bytes(b"\n")
+            show_table(("direction", title, "P@5", "MRR", "chance", "queries"), rows, right=("P@5", "MRR", "chance", "queries"))
 
 
 @contextmanager

@@ -79,7 +79,7 @@ def read_photo(path: str, side: int) -> np.ndarray:
         return _square(_open_photo(path, side), side)
     except UnreadableMedia:
         raise
-    except Exception as error:  # noqa: BLE001 - on damaged files decoders raise nearly anything
+    except Exception as error:  # on damaged files decoders raise nearly anything
         raise UnreadableMedia(_photo_reason(error)) from error
 
 
@@ -365,7 +365,7 @@ class _Track:
             channels = channels.reshape(-1, frame.layout.nb_channels).T
         kind, bits = channels.dtype.kind, 8 * channels.dtype.itemsize
         with np.errstate(over="ignore", invalid="ignore"):
-            mono = channels[0].astype(np.float32)
+            mono: np.ndarray = channels[0].astype(np.float32)
             for channel in channels[1:]:  # np.mean is slow over so short an axis
                 mono += channel
             mono *= 1.0 / (len(channels) * (1.0 if kind == "f" else 2.0 ** (bits - 1)))
@@ -377,7 +377,8 @@ class _Track:
         numbers = np.isfinite(mono)
         self.finite = self.finite or bool(numbers.any())
         mono[~numbers] = 0.0
-        return np.clip(mono, -1.0, 1.0, out=mono)
+        np.clip(mono, -1.0, 1.0, out=mono)
+        return mono
 
     def seek(self, seconds: float) -> None:
         """To a packet that begins at least `seconds` after the start of the stream, or shortly before."""

@@ -30,10 +30,12 @@ QUADRANTS: dict[str, frozenset[str]] = {
 
 
 def parse_mood(text: str) -> tuple[str, ...] | None:
-    """The emotions of a mood query such as `sad` or `tender+happy`, either vocabulary; None where it is not one.
+    """The emotions of a mood query such as `sad` or `tender+happy`, either vocabulary; None where it is not one, or looks like a path.
 
     Raises UsageError where only some of the words are known.
     """
+    if any(mark in text for mark in "/\\."):  # `./fun+sad` and `sad+dog.jpg` are files
+        return None
     words = [word.strip().lower() for word in text.split("+")]
     known = [word in EMOTIONS or word in PHOTO_WORDS for word in words]
     if not any(known):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +36,10 @@ class Direction:
     candidates: int
     per_emotion: dict[str, dict[str, float]]
     per_source: dict[str, dict[str, float]]
+
+    def as_json(self) -> dict[str, Any]:
+        values = {"p@1": self.p_at_1, "p@5": self.p_at_5, "mrr": self.mrr, "chance_p@5": self.chance, "n": self.n}
+        return {**values, "candidates": self.candidates, "per_emotion": self.per_emotion, "per_source": self.per_source}
 
 
 @dataclass(frozen=True, slots=True)

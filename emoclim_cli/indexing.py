@@ -131,9 +131,9 @@ def apply(
 ) -> Generator[Outcome, None, None]:
     """Does what `plan` (made with this `space`) says, and yields an outcome for every file that was not `unchanged` or `skipped` in it.
 
-    `encoders` is asked for an encoder only when its kind has files to encode. Files are read on `jobs` threads while batches are encoded in the
-    caller's. A batch's outcomes are yielded when it is committed: whatever ends the run, Ctrl-C or `close()`, costs at most the batches in work.
-    One file never ends it. Raises LibraryBusy, LibraryError, ModelError.
+    `encoders` is asked for an encoder only when its kind has files to encode. Files are read on `jobs` threads while batches are encoded in
+    the caller's. A batch's outcomes are yielded when it is committed: whatever ends the run, Ctrl-C or `close()`, costs at most the batch in
+    work. One file never ends it. Raises LibraryBusy, LibraryError, ModelError.
     """
     with library.writing():
         library.set_roots(_merged(library.roots, plan.roots))
@@ -176,7 +176,7 @@ def _mark(plan: Plan, library: Library) -> None:
         library.touch(kind, {task.file.id: (task.file.size, task.file.mtime_ns) for task in plan.touched if task.kind is kind})
         library.mark_gone(kind, [task.file.id for task in plan.returned if task.kind is kind], gone=False)
         library.mark_gone(kind, [task.file.id for task in plan.gone if task.kind is kind])
-        library.remove(kind, [id for dropped, id in plan.dropped if dropped is kind])
+        library.remove(kind, [dropped for of_kind, dropped in plan.dropped if of_kind is kind])
     library.unskip(plan.cleared)
 
 
@@ -259,7 +259,7 @@ def _load(encoder: Encoder, task: Task) -> _Loaded | _Failed:
         return _Failed(task, "it vanished while it was to be read", None)
     except OSError as error:
         return _failed(task, error.strerror or str(error), NEVER_SEEN, NEVER_SEEN)
-    except Exception as error:  # a decoder's bug must cost one file, not the run
+    except Exception as error:  # noqa: BLE001 - a decoder's bug must cost one file, not the run
         return _failed(task, _message(error), status.st_size, status.st_mtime_ns)
     item = MediaItem(path, task.kind, status.st_size, status.st_mtime_ns)
     if task.kind is MediaKind.PHOTO:
@@ -315,16 +315,16 @@ def _features(encoder: Encoder, samples: Sequence[Any]) -> tuple[np.ndarray, dic
             features[:] = encoder.encode(samples)
     except ModelError:
         raise
-    except Exception:  # one sample can spoil a batch: which?
+    except Exception:  # noqa: BLE001 - one sample can spoil a batch: which?
         for i, sample in enumerate(samples):
             try:
                 features[i] = encoder.encode([sample])[0]
             except ModelError:
                 raise
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001
                 errors[i] = _message(error)
-    for i in _where(~np.isfinite(features).all(axis=1)):
-        errors.setdefault(int(i), "its features are not finite")
+    for i in np.flatnonzero(~np.isfinite(features).all(axis=1)).tolist():
+        errors.setdefault(i, "its features are not finite")
     return features, errors
 
 

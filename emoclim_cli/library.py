@@ -34,8 +34,8 @@ SKIPPED = "skipped"
 IDS_PER_FILTER = 2000
 ROWS_PER_REMAP = 16384
 FRAGMENTS_AT_WORK, FRAGMENTS_AT_REST, VERSIONS_AT_REST = 48, 12, 40
-"""Each commit adds a version and often a fragment, and each manifest lists all fragments; compaction rewrites them as one. That is done in the
-middle of a run for the first of these, at its end for the others."""
+"""Each commit adds a version and often a fragment, and each manifest lists all fragments; compaction rewrites them as one. That is done
+in the middle of a run for the first of these, at its end for the others."""
 KEEP_VERSIONS = timedelta(minutes=10)
 """Longer than any reader needs to copy a table it has opened."""
 
@@ -219,9 +219,9 @@ class Library:
     def features(self, kind: MediaKind, ids: Sequence[str]) -> np.ndarray:
         """(n, d) float32 in the order of `ids`. Raises LibraryError where one has no row."""
         rows = self.rows(kind, ids)
-        if missing := [id for id in ids if id not in rows]:
+        if missing := set(ids) - set(rows):
             raise LibraryError(f"{len(missing)} of {len(ids)} {kind} items are not in the library", "emoclim index")
-        return np.stack([rows[id].features for id in ids]) if rows else np.zeros((0, 0), np.float32)
+        return np.stack([rows[one].features for one in ids]) if rows else np.zeros((0, 0), np.float32)
 
     def rows(self, kind: MediaKind, ids: Sequence[str]) -> dict[str, Row]:
         """Rows by id; ids without a row are left out, and so are rows without an emotion vector of the library's space."""
@@ -318,7 +318,7 @@ class Library:
         wanted = sorted(set(ids))
         for name, view in self.views().items():
             known = view.find(wanted) >= 0
-            self._delete(name, [id for id, here in zip(wanted, known, strict=True) if here])
+            self._delete(name, [one for one, here in zip(wanted, known, strict=True) if here])
 
     def remap(self, kind: MediaKind, project: Callable[[np.ndarray], np.ndarray]) -> int:
         """Makes the emotion vector of every row that has none of the library's space; returns how many.
@@ -347,7 +347,7 @@ class Library:
         return count
 
     def compact(self) -> None:
-        """Joins what many small commits left behind, and deletes versions that no reader uses any more. Does nothing where there is little."""
+        """Where many small commits have left much behind: joins them, and deletes versions that no reader uses any more."""
         self._check_writing()
         for name in [*self._tables]:
             if self._fragments(name) > FRAGMENTS_AT_REST or len(os.listdir(self._table_folder(name) / "_versions")) > VERSIONS_AT_REST:
@@ -499,7 +499,7 @@ def _table_name(kind: MediaKind, source: FeatureSource) -> str:
 
 
 def _id_filter(ids: Iterable[str]) -> str:
-    quoted = ", ".join(f"'{id}'" for id in ids)
+    quoted = ", ".join(f"'{one}'" for one in ids)
     return f"id IN ({quoted})"
 
 

@@ -1,6 +1,7 @@
 """Retrieval metrics: rank all candidates by cosine, correct = the query's label. Shape letters: q queries, m candidates, e emotion dim.
 
-Vectorised over blocks of queries, so that memory does not grow with q * m.
+Vectorised over blocks of queries, so that memory does not grow with q * m. Candidates of one score count as their orders do on average, so that a
+space in which all is one point is no better than chance, whatever the order of the data.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+
+from emoclim_cli.snapshot import SCORE_DECIMALS
 
 QUERY_BLOCK = 512
 
@@ -19,7 +22,7 @@ class Retrieval:
     precision: dict[int, np.ndarray]
     """k -> (q,): the share of correct ones among the first k."""
     reciprocal_rank: np.ndarray
-    """(q,): 1 / rank of the first correct one."""
+    """(q,): 1 / rank of the first correct one; where it ties with others, 1 / the rank to be expected."""
     chance: np.ndarray
     """(q,): the share of correct ones among all candidates, which is what random ranking gives for every k."""
 
@@ -41,7 +44,7 @@ def retrieve(
     chance = np.full(q, np.nan)
     for start in range(0, q, QUERY_BLOCK):
         block = slice(start, min(start + QUERY_BLOCK, q))
-        scores = queries[block] @ candidates.T
+        scores = np.round(queries[block] @ candidates.T, SCORE_DECIMALS)  # as the search does, so that copies tie
         correct = query_labels[block, None] == candidate_labels
         if query_groups is not None and candidate_groups is not None:
             own = query_groups[block, None] == candidate_groups
@@ -51,15 +54,18 @@ def retrieve(
         else:
             left = np.full(len(scores), len(candidates))
         answerable = correct.any(axis=1)
+        # No full sort: what stands before a score, and what ties with it, needs two counts.
         depth = min(max(ks), scores.shape[1])
-        top = np.argpartition(-scores, depth - 1, axis=1)[:, :depth]
-        order = np.take_along_axis(scores, top, 1).argsort(axis=1, kind="stable")[:, ::-1]
-        hits = np.take_along_axis(correct, np.take_along_axis(top, order, 1), 1)
+        top = np.sort(np.partition(scores, -depth, axis=1)[:, -depth:], axis=1)[:, ::-1]
         for k in ks:
-            precision[k][block] = np.where(answerable, hits[:, :k].sum(axis=1) / k, np.nan)
-        # The first correct one stands behind those that score higher: its rank needs a count, not a sort.
+            last = min(k, depth)
+            higher, tied = scores > top[:, last - 1 : last], scores == top[:, last - 1 : last]
+            share = (last - higher.sum(axis=1)) / tied.sum(axis=1)
+            hits = (higher & correct).sum(axis=1) + share * (tied & correct).sum(axis=1)
+            precision[k][block] = np.where(answerable, hits / k, np.nan)
         best = np.where(correct, scores, -np.inf).max(axis=1, keepdims=True)
-        rank = 1 + (scores > best).sum(axis=1)
+        tied = scores == best
+        rank = (scores > best).sum(axis=1) + (tied.sum(axis=1) + 1) / ((tied & correct).sum(axis=1) + 1)
         reciprocal_rank[block] = np.where(answerable, 1 / rank, np.nan)
         chance[block] = np.where(answerable, correct.sum(axis=1) / np.maximum(left, 1), np.nan)
     return Retrieval(precision, reciprocal_rank, chance)

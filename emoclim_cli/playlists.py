@@ -140,7 +140,7 @@ def _place(path: str, base: str | None) -> str:
     place = absolute
     if base is not None:
         with suppress(ValueError):  # another drive
-            relative = os.path.relpath(absolute, base or os.curdir)
+            relative = os.path.relpath(absolute, base)
             if os.path.realpath(os.path.join(base, relative)) == os.path.realpath(absolute):
                 place = relative
     return place.replace(os.sep, "/")

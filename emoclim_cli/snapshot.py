@@ -194,7 +194,9 @@ def load(folder: Path, version: Version) -> View | None:
     here = folder / version.name
     try:
         arrays: dict[str, Any] = {name: np.load(here / f"{name}.npy", mmap_mode="r" if name == "emotion" else None) for name in _ARRAYS}
-        texts = {name: Texts(np.load(here / f"{name}.npy", mmap_mode="r"), np.load(here / f"{name}.ends.npy")) for name in _TEXTS}
+        texts: dict[str, Any] = {
+            name: Texts(np.load(here / f"{name}.npy", mmap_mode="r"), np.load(here / f"{name}.ends.npy")) for name in _TEXTS
+        }
     except (OSError, ValueError, EOFError):
         return None
     counts = {len(value) for name, value in {**arrays, **texts}.items() if name != "spaces"}

@@ -197,8 +197,7 @@ CONTROLS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029], " "
 
 
 def _clean(text: str) -> str:
-    """One line of at most MAX_CHARACTERS that any UTF-8 writer takes."""
-    text = text.encode("utf-8", "replace").decode("utf-8")
+    """One line of at most MAX_CHARACTERS."""
     return " ".join(text.translate(CONTROLS).split())[:MAX_CHARACTERS].rstrip()
 
 

@@ -6,7 +6,8 @@ Shape letters: n items, w windows, d feature dim, h hidden width, e emotion dim,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +17,10 @@ from torch.nn import functional as F
 from emoclim_cli import losses
 from emoclim_cli.datasets import LabelledFeatures
 from emoclim_cli.emotions import EMOTIONS
+from emoclim_cli.encoders import EncoderInfo
 from emoclim_cli.errors import LabelError
 from emoclim_cli.media import MediaKind
-from emoclim_cli.projections import Projection, unit
+from emoclim_cli.projections import EmotionSpace, Projection, unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,5 +215,63 @@ def calibrated_temperature(vectors: np.ndarray, labels: np.ndarray, centres: np.
     return float(min(candidates, key=mean_log_loss))
 
 
-def configuration(recipe: Recipe) -> dict[str, object]:
-    return asdict(recipe)
+RECIPES = {"paper": Recipe(), "shipped": Recipe()}
+VAL_SHARE = 0.1
+
+
+def with_changes(recipe: Recipe, *, seed: int, epochs: int | None) -> Recipe:
+    return replace(recipe, seed=seed, epochs=epochs or recipe.epochs)
+
+
+def split(features: LabelledFeatures, seed: int) -> tuple[LabelledFeatures, LabelledFeatures]:
+    """Training and validation items: by their column `split`, or else a tenth of the groups of each emotion, drawn by `seed`.
+
+    Raises LabelError where a side would be empty.
+    """
+    splits = np.array([item.split for item in features.items])
+    if splits.astype(bool).any():
+        held_out = splits == "val"
+        train = splits == "train"
+    else:
+        rng = np.random.default_rng(seed)
+        chosen: set[str] = set()
+        for label in np.unique(features.labels):
+            groups = np.unique(features.groups[features.labels == label])
+            chosen.update(rng.permutation(groups)[: round(len(groups) * VAL_SHARE)])
+        held_out = np.isin(features.groups, sorted(chosen))
+        train = ~held_out
+    if not held_out.any() or not train.any():
+        side = "validation" if not held_out.any() else "training"
+        raise LabelError(f"no {features.kind.plural} are left for {side}", "the column split names train and val; without it 10 groups an emotion are needed")
+    return features.take(train), features.take(held_out)
+
+
+def train_space(
+    name: str,
+    train_on: Mapping[MediaKind, LabelledFeatures],
+    val: Mapping[MediaKind, LabelledFeatures],
+    recipe: Recipe,
+    encoders: Mapping[MediaKind, EncoderInfo],
+    on_epoch: Callable[[Epoch], None] | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> tuple[EmotionSpace, Trained]:
+    """Trains, places the prototypes, calibrates the temperature on `val` and measures retrieval there. What it used and found is in `about`."""
+    trained = train(train_on[MediaKind.PHOTO], train_on[MediaKind.MUSIC], recipe, val, on_epoch)
+    centres = prototypes(trained.projections, train_on)
+    photos = val[MediaKind.PHOTO].take(val[MediaKind.PHOTO].labels != "")
+    temperature = calibrated_temperature(trained.projections[MediaKind.PHOTO](photos.pooled()), photos.labels, centres)
+    space = EmotionSpace(
+        name=name,
+        encoders={kind: info.name for kind, info in encoders.items()},
+        digests={kind: info.digest for kind, info in encoders.items()},
+        projections=trained.projections,
+        prototypes=centres,
+        temperature=temperature,
+        about={
+            "recipe": asdict(recipe),
+            "best_epoch": trained.best_epoch,
+            "items": {f"{kind}_{part}": len(features[kind]) for part, features in (("train", train_on), ("val", val)) for kind in MediaKind},
+            **(about or {}),
+        },
+    )
+    return space, trained

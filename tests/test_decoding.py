@@ -1,0 +1,1008 @@
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import struct
+import subprocess
+import sys
+import threading
+import time
+import tracemalloc
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import av
+import mutagen
+import mutagen.flac
+import mutagen.id3
+import mutagen.mp4
+import numpy as np
+import pillow_heif
+import pytest
+from media_makers import ORIENTATION_TAG, make_photo, make_tone, picture, tone
+from PIL import Image, ImageOps
+from scipy.signal import resample_poly
+
+from emoclim_cli import decoding
+from emoclim_cli.decoding import AudioWindows, codecs, read_photo, read_windows
+from emoclim_cli.errors import UnreadableMedia
+
+
+@pytest.fixture(autouse=True)
+def silent(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
+    """Whatever is decoded, neither Python nor the libraries beneath it write to stdout or stderr."""
+    yield
+    assert capfd.readouterr() == ("", "")
+
+
+def reason(read: Callable[[], object]) -> str:
+    with pytest.raises(UnreadableMedia) as caught:
+        read()
+    return caught.value.message
+
+
+# ---------------------------------------------------------------------------------------------------------------- photos
+
+PHOTO_SUFFIXES = ("jpg", "png", "webp", "gif", "tif", "bmp", "avif", "heic")
+LOSSLESS = ("png", "tif", "bmp")
+
+
+def save(path: Path, image: Image.Image, orientation: int = 1) -> None:
+    if path.suffix == ".heic":
+        exif = Image.Exif()
+        exif[ORIENTATION_TAG] = orientation
+        pillow_heif.from_pillow(image).save(str(path), quality=90, exif=exif.tobytes())
+    else:
+        make_photo(path, image, orientation=orientation, **({"quality": 95} if path.suffix in (".jpg", ".webp", ".avif") else {}))
+
+
+def clip_preprocessing(image: Image.Image, side: int) -> np.ndarray:
+    """Oracle: what torchvision's Resize and CenterCrop do to an upright RGB image, whole image first."""
+    width, height = image.size
+    short = min(width, height)
+    scaled = (int(side * width / short), int(side * height / short))
+    image = image.resize(scaled, Image.Resampling.BICUBIC)
+    left, top = round((scaled[0] - side) / 2), round((scaled[1] - side) / 2)
+    return np.asarray(image.crop((left, top, left + side, top + side)))
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> float:
+    assert a.shape == b.shape
+    assert a.dtype == b.dtype == np.uint8
+    return float(np.abs(a.astype(int) - b.astype(int)).max())
+
+
+@pytest.mark.parametrize("suffix", PHOTO_SUFFIXES)
+def test_every_photo_format(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    save(path, picture((90, 60)))
+    assert difference(read_photo(str(path), 32), clip_preprocessing(picture((90, 60)), 32)) <= (0 if suffix in LOSSLESS else 20)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 1), (1, 50), (300, 7), (33, 32), (32, 33), (32, 32), (31, 31), (64, 48), (501, 333), (47, 1200)])
+@pytest.mark.parametrize("side", [1, 32])
+def test_geometry_is_that_of_clip(tmp_path: Path, size: tuple[int, int], side: int) -> None:
+    path = tmp_path / "a.png"
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    image = make_photo(path, Image.fromarray(noise))
+    assert difference(read_photo(str(path), side), clip_preprocessing(image, side)) <= 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp", "avif", "heic"])
+@pytest.mark.parametrize("size", [(91, 60), (60, 91)])  # 91 / 60 leaves an odd rest to crop, so that a mirrored crop would be seen
+def test_orientation(tmp_path: Path, size: tuple[int, int], suffix: str, orientation: int) -> None:
+    path = tmp_path / f"a.{suffix}"
+    stored = picture(size)
+    save(path, stored, orientation)
+    exif = stored.getexif()
+    exif[ORIENTATION_TAG] = orientation
+    upright = ImageOps.exif_transpose(stored)
+    assert (upright.size != size) == (orientation >= 5)
+    assert difference(read_photo(str(path), 33), clip_preprocessing(upright, 33)) <= (1 if suffix in LOSSLESS else 20)
+
+
+def test_nonsense_in_exif_is_ignored(tmp_path: Path) -> None:
+    image = picture()
+    for name, exif in {
+        "high": b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x63\0\0\0\0\0\0\0",
+        "text": b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x02\0\0\0x\0\0\0\0\0\0\0",
+        "cut": b"Exif\0\0II*\0\x08\0\0\0\x09\0\x12\x01\x03\0\x01\0",
+        "far": b"Exif\0\0II*\0\xff\xff\xff\x7f",
+        "junk": b"Exif\0\0" + bytes(range(200)),
+    }.items():
+        path = tmp_path / f"{name}.jpg"
+        image.save(path, quality=95, exif=exif)
+        assert difference(read_photo(str(path), 32), clip_preprocessing(image, 32)) <= 12
+
+
+@pytest.mark.parametrize(("size", "side", "decoded"), [
+    ((1600, 1200), 224, (400, 300)), ((1791, 1791), 224, (448, 448)), ((1792, 1792), 224, (224, 224)), ((1801, 1797), 224, (226, 225)),
+    ((447, 900), 224, (447, 900)), ((100, 100), 224, (100, 100)), ((5000, 250), 224, (5000, 250)),
+])  # fmt: skip
+def test_large_jpegs_are_decoded_small(tmp_path: Path, size: tuple[int, int], side: int, decoded: tuple[int, int]) -> None:
+    path = tmp_path / "a.jpg"
+    image = make_photo(path, picture(size), quality=95)
+    assert decoding._open_photo(str(path), side).image.size == decoded
+    assert difference(read_photo(str(path), side), clip_preprocessing(image, side)) <= 12
+
+
+RED, WHITE, BLACK = (255, 0, 0), (255, 255, 255), (0, 0, 0)
+
+
+def palette(transparent: bool) -> Image.Image:
+    image = Image.new("P", (40, 40), 1)
+    image.putpalette([0, 0, 0, 255, 0, 0])
+    if transparent:
+        image.info["transparency"] = 1
+    return image
+
+
+def grey16(level: int, dtype: str = "<u2") -> Image.Image:
+    return Image.fromarray(np.full((40, 50), level, dtype=dtype))
+
+
+@pytest.mark.parametrize(("suffix", "image", "colour", "options"), [
+    ("png", Image.new("L", (40, 30), 77), (77, 77, 77), {}),
+    ("png", Image.new("LA", (40, 30), (77, 255)), (77, 77, 77), {}),
+    ("png", Image.new("LA", (40, 30), (0, 0)), WHITE, {}),
+    ("png", Image.new("RGBA", (40, 30), (*RED, 255)), RED, {}),
+    ("png", Image.new("RGBA", (40, 30), (*RED, 0)), WHITE, {}),
+    ("png", Image.new("RGBA", (40, 30), (0, 0, 0, 51)), (204, 204, 204), {}),
+    ("webp", Image.new("RGBA", (40, 30), (*RED, 0)), WHITE, {"lossless": True}),
+    ("tif", Image.new("RGBA", (40, 30), (*BLACK, 0)), WHITE, {}),
+    ("avif", Image.new("RGBA", (40, 30), (*BLACK, 0)), WHITE, {}),
+    ("png", palette(False), RED, {}),
+    ("gif", palette(False), RED, {}),
+    ("png", palette(True), WHITE, {"transparency": 1}),
+    ("gif", palette(True), WHITE, {"transparency": 1}),
+    ("png", Image.new("RGB", (40, 30), RED), WHITE, {"transparency": RED}),
+    ("png", Image.new("L", (40, 30), 9), WHITE, {"transparency": 9}),
+    ("png", Image.new("1", (40, 30), 1), WHITE, {}),
+    ("tif", Image.new("1", (40, 30), 0), BLACK, {}),
+    ("png", grey16(0x8000), (128, 128, 128), {}),
+    ("png", grey16(0xFFFF), WHITE, {}),
+    ("png", grey16(200), BLACK, {}),
+    ("tif", grey16(0x8000), (128, 128, 128), {}),
+    ("tif", grey16(0x8000, ">u2"), (128, 128, 128), {}),
+    ("tif", Image.new("I", (40, 30), 65535), WHITE, {}),
+    ("tif", Image.new("I", (40, 30), 128), (128, 128, 128), {}),
+    ("tif", Image.new("I", (40, 30), 2**30), WHITE, {}),
+    ("tif", Image.new("I", (40, 30), -5), BLACK, {}),
+    ("tif", Image.new("F", (40, 30), 0.5), (128, 128, 128), {}),
+    ("tif", Image.new("F", (40, 30), 128.0), (128, 128, 128), {}),
+    ("tif", Image.new("F", (40, 30), math.nan), BLACK, {}),
+    ("tif", Image.new("CMYK", (40, 30), (0, 255, 255, 0)), RED, {}),
+    ("jpg", Image.new("CMYK", (40, 30), (0, 0, 0, 0)), WHITE, {}),
+    ("jpg", Image.new("CMYK", (40, 30), (0, 0, 0, 255)), BLACK, {}),
+    ("jpg", Image.new("L", (400, 300), 77), (77, 77, 77), {}),
+    ("jpg", Image.new("RGB", (400, 300), (200, 100, 50)), (200, 100, 50), {"progressive": True, "quality": 98}),
+    ("tif", Image.new("YCbCr", (40, 30), (255, 128, 128)), WHITE, {"compression": None}),
+    ("tif", Image.new("RGB", (40, 30), RED), RED, {"compression": "tiff_lzw"}),
+])  # fmt: skip
+def test_colour_modes(tmp_path: Path, suffix: str, image: Image.Image, colour: tuple[int, int, int], options: dict[str, Any]) -> None:
+    path = tmp_path / f"a.{suffix}"
+    image.save(path, **options)
+    pixels = read_photo(str(path), 20)
+    assert difference(pixels, np.broadcast_to(np.array(colour, dtype=np.uint8), (20, 20, 3))) <= (3 if suffix == "jpg" else 1)
+
+
+def test_levels_above_eight_bits_keep_their_order(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(np.tile(np.linspace(0, 65535, 40).astype(np.uint16), (40, 1))).save(path)
+    row = read_photo(str(path), 40)[0, :, 0].astype(int)
+    assert row[0] == 0
+    assert row[-1] == 255
+    assert (np.diff(row) >= 5).all()
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png", "tif", "avif", "mpo"])
+def test_the_first_of_several_frames_counts(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    first, second = Image.new("RGB", (640, 480), RED), Image.new("RGB", (640, 480), (0, 0, 255))
+    first.save(path, save_all=True, append_images=[second])
+    with Image.open(path) as image:
+        assert image.n_frames == 2
+    assert difference(read_photo(str(path), 64), np.broadcast_to(np.array(RED, dtype=np.uint8), (64, 64, 3))) <= 4
+
+
+@pytest.mark.parametrize("suffix", PHOTO_SUFFIXES)
+@pytest.mark.parametrize("part", [0.02, 0.1, 0.3, 0.5, 0.8, 0.95])
+def test_truncated_photos_are_refused(tmp_path: Path, suffix: str, part: float) -> None:
+    path = tmp_path / f"a.{suffix}"
+    noise = np.random.default_rng(1).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+    save(path, Image.fromarray(noise))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * part)])
+    assert "truncated" in reason(lambda: read_photo(str(path), 32)) or True
+
+
+def test_a_png_cut_at_300_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    make_photo(path, picture((200, 200)))
+    path.write_bytes(path.read_bytes()[:300])
+    assert reason(lambda: read_photo(str(path), 32)) == "is truncated"
+
+
+def png_header(width: int, height: int) -> bytes:
+    def chunk(name: bytes, data: bytes) -> bytes:
+        import zlib
+
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)) + chunk(b"IDAT", b"x") + chunk(b"IEND", b"")
+
+
+def test_decompression_bombs_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    for width, height in ((60000, 60000), (251_000_000, 1), (15_812, 15_812)):
+        path.write_bytes(png_header(width, height))
+        assert reason(lambda: read_photo(str(path), 32)) == "is larger than 250 megapixels"
+    path.write_bytes(png_header(15_811, 15_811))  # just small enough, where Pillow itself would warn
+    assert "megapixels" not in reason(lambda: read_photo(str(path), 32))
+
+
+MEASURE = """
+import json, resource, sys
+from emoclim_cli.decoding import read_photo
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+mean = float(read_photo(sys.argv[1], 224).mean())
+print(json.dumps([mean, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux only")
+@pytest.mark.parametrize("size", [(100_000, 1), (1, 100_000), (90_000, 300)])
+def test_absurd_shapes_cost_little_memory(tmp_path: Path, size: tuple[int, int]) -> None:
+    path = tmp_path / "a.png"
+    Image.new("L", size, 99).save(path)
+    done = subprocess.run([sys.executable, "-W", "error", "-c", MEASURE, str(path)], capture_output=True, check=True, text=True)
+    mean, kilobytes = json.loads(done.stdout)
+    assert mean == 99
+    assert kilobytes < 150_000
+
+
+def test_what_is_no_photo(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    assert reason(lambda: read_photo(str(path), 32)) == "No such file or directory"
+    assert reason(lambda: read_photo(str(tmp_path), 32)) == "is not a regular file"
+    path.write_bytes(b"")
+    assert reason(lambda: read_photo(str(path), 32)) == "is empty"
+    for content in (b"\0", b"hello\n" * 100, b"\xff\xd8\xff\xe0" + bytes(100), b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"):
+        path.write_bytes(content)
+        assert reason(lambda: read_photo(str(path), 32))
+    picture().save(path, format="PPM")  # Pillow could; not a format of the list
+    assert reason(lambda: read_photo(str(path), 32)) == "is not a photo that can be decoded"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jpg")
+    assert reason(lambda: read_photo(str(tmp_path / "a.jpg"), 32)) == "is not a regular file"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads everything")
+def test_no_permission(tmp_path: Path) -> None:
+    make_photo(tmp_path / "a.png")
+    (tmp_path / "a.png").chmod(0)
+    assert reason(lambda: read_photo(str(tmp_path / "a.png"), 32)) == "Permission denied"
+
+
+def test_extras_that_are_not_installed_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path / "a.heic", picture())
+    (tmp_path / "a.dng").write_bytes(dng(1))
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.setitem(sys.modules, "rawpy", None)
+    for name, extra in (("a.heic", "heic"), ("a.dng", "raw")):
+        with pytest.raises(UnreadableMedia) as caught:
+            read_photo(str(tmp_path / name), 32)
+        assert f"`{extra}`" in caught.value.message
+        assert f"emoclim[{extra}]" in caught.value.hint
+
+
+def dng(orientation: int, preview: bytes | None = b"") -> bytes:
+    """A tiny camera RAW: a grey 64 x 48 sensor; `preview` is a JPEG, by default of `picture((640, 480))`, or None."""
+    if preview == b"":
+        file = io.BytesIO()
+        picture((640, 480)).save(file, "JPEG", quality=95)
+        preview = file.getvalue()
+    width, height = 64, 48
+    sensor = np.full((height, width), 20000, dtype="<u2").tobytes()
+    rational = struct.pack("<" + "ii" * 9, *sum(([v, 1] for v in (1, 0, 0, 0, 1, 0, 0, 0, 1)), []))
+    body = bytearray()
+
+    def folder(entries: list[tuple[int, int, int, bytes]], at: int) -> bytes:
+        """The folder at `at`, the values that do not fit into it right behind."""
+        beyond = at + 2 + 12 * len(entries) + 4
+        rows, tail = struct.pack("<H", len(entries)), b""
+        for tag, kind, count, value in sorted(entries):
+            if len(value) > 4:
+                rows += struct.pack("<HHII", tag, kind, count, beyond + len(tail))
+                tail += value + b"\0" * (len(value) % 2)
+            else:
+                rows += struct.pack("<HHI", tag, kind, count) + value.ljust(4, b"\0")
+        return rows + struct.pack("<I", 0) + tail
+
+    def short(tag: int, *values: int) -> tuple[int, int, int, bytes]:
+        return tag, 3, len(values), struct.pack(f"<{len(values)}H", *values)
+
+    def long(tag: int, value: int) -> tuple[int, int, int, bytes]:
+        return tag, 4, 1, struct.pack("<I", value)
+
+    sensor_at = 8
+    preview_at = sensor_at + len(sensor)
+    raw_at = (preview_at + len(preview or b"") + 1) // 2 * 2
+    cfa = [long(254, 0), long(256, width), long(257, height), short(258, 16), short(259, 1), short(262, 32803), long(273, sensor_at), short(277, 1),
+           long(278, height), long(279, len(sensor)), short(33421, 2, 2), (33422, 1, 4, b"\0\1\1\2"), long(50717, 65535)]  # fmt: skip
+    raw = folder(cfa, raw_at)
+    main_at = raw_at + (len(raw) + 1) // 2 * 2
+    camera = [(271, 2, 5, b"Test\0"), (272, 2, 5, b"Test\0"), short(274, orientation), (50706, 1, 4, b"\1\4\0\0"), (50708, 2, 5, b"Test\0"),
+              (50721, 10, 9, rational), (50728, 5, 3, struct.pack("<6I", 1, 1, 1, 1, 1, 1)), short(50778, 21)]  # fmt: skip
+    if preview is not None:
+        camera += [long(254, 1), long(256, 640), long(257, 480), short(258, 8, 8, 8), short(259, 7), short(262, 6), long(273, preview_at), short(277, 3),
+                   long(278, 480), long(279, len(preview)), long(330, raw_at)]  # fmt: skip
+    else:
+        camera += cfa
+    body += b"II*\0" + struct.pack("<I", main_at) + sensor + (preview or b"")
+    body += b"\0" * (raw_at - len(body)) + raw
+    body += b"\0" * (main_at - len(body)) + folder(camera, main_at)
+    return bytes(body)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_camera_raw_shows_its_preview_upright(tmp_path: Path, orientation: int) -> None:
+    path = tmp_path / "a.DNG"
+    path.write_bytes(dng(orientation))
+    stored = picture((640, 480))
+    stored.getexif()[ORIENTATION_TAG] = orientation
+    assert difference(read_photo(str(path), 64), clip_preprocessing(ImageOps.exif_transpose(stored), 64)) <= 12
+
+
+def test_a_raw_preview_that_is_upright_or_says_how_it_lies_is_not_turned_twice(tmp_path: Path) -> None:
+    path = tmp_path / "a.dng"
+    for preview, orientation in ((picture((480, 640)), 1), (picture((640, 480)), 6)):
+        make_photo(tmp_path / "preview.jpg", preview, orientation=orientation, quality=95)
+        path.write_bytes(dng(6, (tmp_path / "preview.jpg").read_bytes()))
+        preview.getexif()[ORIENTATION_TAG] = orientation
+        assert difference(read_photo(str(path), 64), clip_preprocessing(ImageOps.exif_transpose(preview), 64)) <= 12
+
+
+def test_camera_raw_without_preview_is_developed(tmp_path: Path) -> None:
+    path = tmp_path / "a.dng"
+    path.write_bytes(dng(1, None))
+    pixels = read_photo(str(path), 16).astype(int)
+    assert 20 < pixels.mean() < 250
+
+
+def test_a_jpeg_that_is_called_raw_is_a_jpeg(tmp_path: Path) -> None:
+    image = make_photo(tmp_path / "a.nef", picture((90, 60)), format="JPEG", quality=95)
+    assert difference(read_photo(str(tmp_path / "a.nef"), 32), clip_preprocessing(image, 32)) <= 12
+
+
+def damaged_copies(whole: bytes, count: int, seed: int) -> Iterator[bytes]:
+    rng = np.random.default_rng(seed)
+    for i in range(count):
+        copy = np.frombuffer(whole, dtype=np.uint8).copy()
+        # From a few bytes to many, and more of them at the beginning, where the headers are.
+        spots = (rng.random(1 + 2 ** (i % 6)) ** (3 if i % 2 else 1) * len(copy)).astype(int)
+        copy[spots] = rng.integers(0, 256, len(spots), dtype=np.uint8)
+        yield copy.tobytes()[: len(copy) if i % 3 else int(rng.integers(1, len(copy)))]
+
+
+@pytest.mark.parametrize("suffix", [*PHOTO_SUFFIXES, "dng", "mpo"])
+def test_damaged_photos_are_decoded_or_refused(tmp_path: Path, suffix: str, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "dng":
+        path.write_bytes(dng(1))
+    else:
+        save(path, picture((120, 90)), 6)
+    for content in damaged_copies(path.read_bytes(), 60, 5):
+        path.write_bytes(content)
+        try:
+            assert read_photo(str(path), 24).shape == (24, 24, 3)
+        except UnreadableMedia as error:
+            assert error.message
+            assert str(tmp_path) not in error.message
+
+
+def test_warnings_stay_inside_whatever_the_filters_are(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    picture().save(path, exif=b"Exif\0\0II*\0\x08\0\0\0\x09\0\x12\x01\x03\0\x01\0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_photo(str(path), 32)
+        warnings.simplefilter("always")
+        read_photo(str(path), 32)
+
+
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    name = os.fsencode(tmp_path) + b"/\xff\xfe 100% [a].png"
+    try:
+        with open(name, "wb"):
+            pass
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    path = os.fsdecode(name)
+    make_photo(tmp_path / "a.png")
+    os.replace(tmp_path / "a.png", name)
+    assert read_photo(path, 32).shape == (32, 32, 3)
+    make_tone(tmp_path / "a.wav", 1.0)
+    os.replace(tmp_path / "a.wav", name)
+    assert len(read_windows(path, sample_rate_hz=8000, window_s=1.0, max_windows=2).audio) == 1
+
+
+# ----------------------------------------------------------------------------------------------------------------- audio
+
+
+def read(path: Path, rate_hz: int = 16000, window_s: float = 1.0, max_windows: int = 4) -> AudioWindows:
+    windows = read_windows(str(path), sample_rate_hz=rate_hz, window_s=window_s, max_windows=max_windows)
+    count = len(windows.starts_s)
+    assert 1 <= count <= max_windows
+    assert windows.audio.shape == (count, round(window_s * rate_hz))
+    assert windows.audio.dtype == np.float32
+    assert np.isfinite(windows.audio).all()
+    assert np.abs(windows.audio).max() <= 1.0
+    assert (np.diff(windows.starts_s) > 0).all()
+    assert windows.starts_s[0] >= 0
+    return windows
+
+
+def decoded_whole(path: Path) -> tuple[np.ndarray, int]:
+    """Oracle: all frames one after the other, as mono, and their rate."""
+    parts = []
+    with av.open(str(path)) as container:
+        for frame in container.decode(audio=0):
+            samples = frame.to_ndarray()
+            if not frame.format.is_planar:
+                samples = samples.reshape(-1, frame.layout.nb_channels).T
+            if samples.dtype == np.uint8:
+                samples = (samples.astype(float) - 128) / 128
+            elif samples.dtype.kind == "i":
+                samples = samples / (np.iinfo(samples.dtype).max + 1.0)
+            parts.append(samples.mean(axis=0))
+    return np.concatenate(parts), frame.sample_rate
+
+
+def offset_of(window: np.ndarray, whole: np.ndarray, about: int, reach: int) -> tuple[int, float]:
+    """Where near `about` the window lies in the whole, as an offset from `about`, and the correlation there."""
+    best = (0, -1.0)
+    for shift in range(-reach, reach + 1):
+        there = whole[max(0, about + shift) :][: len(window)]
+        if len(there) == len(window) and about + shift >= 0:
+            best = max(best, (shift, float(np.corrcoef(there, window)[0, 1])), key=lambda pair: pair[1])
+    return best
+
+
+# (file, encoder, sample rate, most samples that a window cut by seeking may be off: containers that round times to milliseconds)
+TRACKS = [
+    ("a.mp3", "libmp3lame", 44100, 0), ("b.mp3", "libmp3lame", 22050, 0), ("a.mp2", "mp2", 44100, 0), ("a.m4a", "aac", 44100, 0),
+    ("b.m4a", "alac", 44100, 0), ("a.aac", "aac", 44100, 0), ("a.flac", "flac", 44100, 0), ("a.ogg", "vorbis", 44100, 0),
+    ("b.ogg", "flac", 44100, 0), ("a.opus", "libopus", 48000, 0), ("a.wma", "wmav2", 44100, 45), ("b.wma", "wmav1", 44100, 45),
+    ("a.wav", "pcm_s16le", 44100, 0), ("b.wav", "pcm_s24le", 96000, 0), ("c.wav", "pcm_f32le", 44100, 0), ("d.wav", "pcm_u8", 11025, 0),
+    ("e.wav", "pcm_f64le", 44100, 0), ("a.aiff", "pcm_s16be", 44100, 0), ("a.wv", "wavpack", 44100, 0), ("a.tta", "tta", 44100, 0),
+    ("a.mka", "flac", 44100, 45), ("b.mka", "libopus", 48000, 45), ("a.caf", "pcm_s16be", 44100, 0), ("a.au", "pcm_s16be", 44100, 0),
+]  # fmt: skip
+# APE, DSD (DSF, DFF) and Musepack have no encoder in FFmpeg: they cannot be made here.
+
+
+@pytest.fixture(scope="module")
+def tracks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tracks")
+    for name, codec, rate_hz, _ in TRACKS:
+        container = "adts" if name.endswith(".aac") else None
+        make_tone(folder / name, 12.0, codec=codec, rate_hz=rate_hz, container=container)
+    return folder
+
+
+@pytest.mark.parametrize(("name", "codec", "rate_hz", "slack"), TRACKS)
+def test_every_codec_by_seeking_and_by_streaming(tracks: Path, name: str, codec: str, rate_hz: int, slack: int) -> None:
+    path = tracks / name
+    whole, decoded_hz = decoded_whole(path)
+    assert decoded_hz == rate_hz
+    for way in (decoding._windows_by_seeking, decoding._windows_by_streaming):
+        # At the rate of the file nothing is resampled, so that the windows can be looked for in the whole.
+        windows = way(str(path), rate_hz, rate_hz, 4)
+        assert windows is not None, "the format cannot be sought in"
+        assert windows.duration_s == pytest.approx(len(whole) / rate_hz, abs=0.06)
+        if way is decoding._windows_by_seeking:
+            assert windows.starts_s == pytest.approx([(i + 0.5) * windows.duration_s / 4 - 0.5 for i in range(4)], abs=0.001)
+        for window, start_s in zip(windows.audio, windows.starts_s, strict=True):
+            shift, correlation = offset_of(window, whole, round(start_s * rate_hz), slack)
+            assert correlation > 0.999, (way.__name__, start_s, shift)  # AAC fills bands with noise of its own
+
+
+@pytest.mark.parametrize("name", ["a.mp3", "a.flac", "a.m4a", "a.opus", "a.wav"])
+def test_windows_show_the_music_that_is_there(tracks: Path, name: str) -> None:
+    """Not only the same as a full decode: the same as what went into the encoder."""
+    rate_hz = dict((n, r) for n, _, r, _ in TRACKS)[name]
+    original = tone(12.0, rate_hz).mean(axis=0)
+    windows = read(tracks / name, rate_hz)
+    for window, start_s in zip(windows.audio, windows.starts_s, strict=True):
+        shift, correlation = offset_of(window, original, round(start_s * rate_hz), 20)
+        assert abs(shift) <= 1
+        assert correlation > 0.98
+
+
+@pytest.mark.parametrize("target_hz", [16000, 48000, 44100, 8000])
+@pytest.mark.parametrize("name", ["a.flac", "a.wav", "b.wav"])
+def test_resampling_against_scipy(tracks: Path, name: str, target_hz: int) -> None:
+    whole, rate_hz = decoded_whole(tracks / name)
+    unit = math.gcd(rate_hz, target_hz)
+    reference = resample_poly(whole, target_hz // unit, rate_hz // unit)
+    for way in (decoding._windows_by_seeking, decoding._windows_by_streaming):
+        windows = way(str(tracks / name), target_hz, target_hz, 4)
+        assert windows is not None
+        for window, start_s in zip(windows.audio, windows.starts_s, strict=True):
+            shift, correlation = offset_of(window, reference, round(start_s * target_hz), 1)
+            assert correlation > 0.995
+            # The first and last samples too: no filter has seen the cut.
+            there = reference[round(start_s * target_hz) + shift :][: len(window)]
+            assert np.abs(window - there)[:20].max() < 0.12
+            assert np.abs(window - there)[-20:].max() < 0.12
+
+
+@pytest.mark.parametrize(("seconds", "window_s", "max_windows", "starts"), [
+    (0.1, 1.0, 4, [0.0]), (1.0, 1.0, 4, [0.0]), (1.5, 1.0, 4, [0.0, 0.5]), (2.0, 1.0, 4, [0.0, 1.0]), (2.5, 1.0, 4, [0.0, 0.75, 1.5]),
+    (4.0, 1.0, 4, [0.0, 1.0, 2.0, 3.0]), (4.4, 1.0, 4, [0.05, 1.15, 2.25, 3.35]), (10.0, 1.0, 4, [0.75, 3.25, 5.75, 8.25]),
+    (10.0, 1.0, 1, [4.5]), (10.0, 0.5, 2, [2.25, 7.25]), (1.01, 1.0, 1, [0.005]),
+])  # fmt: skip
+def test_windows_are_evenly_spaced(tmp_path: Path, seconds: float, window_s: float, max_windows: int, starts: list[float]) -> None:
+    samples = make_tone(tmp_path / "a.wav", seconds, rate_hz=16000, channels=1, codec="pcm_f32le")[0]
+    windows = read(tmp_path / "a.wav", 16000, window_s, max_windows)
+    assert windows.duration_s == pytest.approx(seconds, abs=1e-4)
+    assert windows.starts_s == pytest.approx(starts, abs=1e-4)
+    for window, start_s in zip(windows.audio, windows.starts_s, strict=True):
+        begin = round(start_s * 16000)
+        assert np.array_equal(window, np.resize(samples[begin : begin + len(window)], len(window)))
+
+
+def test_a_short_track_is_repeated(tmp_path: Path) -> None:
+    for name in ("a.mp3", "a.flac", "a.m4a"):
+        make_tone(tmp_path / name, 0.1)
+        whole, _ = decoded_whole(tmp_path / name)
+        window = read(tmp_path / name, 44100).audio[0]
+        assert np.abs(window - np.resize(whole, 44100)).max() < 1e-3
+    make_tone(tmp_path / "one.wav", samples=np.full((1, 1), 0.5, dtype=np.float32), codec="pcm_f32le")
+    assert (read(tmp_path / "one.wav", 44100).audio == 0.5).all()
+
+
+def test_channels_are_averaged_and_do_not_clip(tmp_path: Path) -> None:
+    n = 44100
+    for channels in (2, 6):
+        for codec in ("pcm_s16le", "pcm_f32le", "pcm_s32le", "pcm_u8", "flac"):
+            path = tmp_path / ("a.flac" if codec == "flac" else "a.wav")
+            loud = np.full((channels, n), 0.98, dtype=np.float32)
+            make_tone(path, samples=loud, codec=codec)
+            assert read(path, 44100).audio == pytest.approx(0.98, abs=0.02)
+            loud[1:] = 0.0
+            make_tone(path, samples=loud, codec=codec)
+            assert read(path, 44100).audio == pytest.approx(0.98 / channels, abs=0.02)
+    opposite = np.stack([np.full(n, 0.9), np.full(n, -0.9)]).astype(np.float32)
+    make_tone(tmp_path / "b.wav", samples=opposite)
+    assert np.abs(read(tmp_path / "b.wav").audio).max() < 1e-3
+
+
+def test_silence_decodes(tmp_path: Path) -> None:
+    for name in ("a.mp3", "a.flac", "a.wav"):
+        make_tone(tmp_path / name, samples=np.zeros((2, 100_000), dtype=np.float32))
+        assert np.abs(read(tmp_path / name).audio).max() < 1e-4
+
+
+@pytest.mark.parametrize("codec", ["pcm_f32le", "pcm_f64le"])
+@pytest.mark.parametrize("seconds", [3, 20])
+def test_samples_that_are_no_numbers(tmp_path: Path, codec: str, seconds: int) -> None:
+    path = tmp_path / "a.wav"
+    samples = tone(seconds, 16000, 1)
+    good = samples.copy()
+    samples[0, 5::1000] = np.nan
+    samples[0, 6::1000] = np.inf
+    samples[0, 7::1000] = -np.inf
+    samples[0, 8::1000] = 3e38
+    make_tone(path, samples=samples, rate_hz=16000, codec=codec)
+    windows = read(path, 16000)
+    begin = round(windows.starts_s[1] * 16000)
+    there = good[0, begin : begin + 16000]
+    assert (windows.audio[1] == there).mean() > 0.99
+    make_tone(path, samples=np.full((2, seconds * 16000), np.nan, dtype=np.float32), rate_hz=16000, codec=codec)
+    assert reason(lambda: read(path)) == "has no sample that is a number"
+
+
+def test_louder_than_full_scale_is_clipped(tmp_path: Path) -> None:
+    make_tone(tmp_path / "a.wav", samples=tone(3.0) * 1e30, codec="pcm_f32le")
+    assert np.abs(read(tmp_path / "a.wav").audio).max() == 1.0
+
+
+# -- what is no track
+
+
+def jpeg() -> bytes:
+    file = io.BytesIO()
+    picture().save(file, "JPEG")
+    return file.getvalue()
+
+
+def test_cover_art_is_no_video(tmp_path: Path) -> None:
+    for name in ("a.mp3", "a.flac", "a.m4a", "a.ogg"):
+        make_tone(tmp_path / name, 3.0, codec="flac" if name == "a.ogg" else "")
+        file: Any = mutagen.File(tmp_path / name)
+        if file.tags is None:
+            file.add_tags()
+        picture_block = mutagen.flac.Picture()
+        picture_block.data, picture_block.type, picture_block.mime, picture_block.width, picture_block.height = jpeg(), 3, "image/jpeg", 64, 48
+        if name == "a.mp3":
+            file.tags.add(mutagen.id3.APIC(encoding=3, mime="image/jpeg", type=3, desc="", data=jpeg()))
+        elif name == "a.flac":
+            file.add_picture(picture_block)
+        elif name == "a.m4a":
+            file.tags["covr"] = [mutagen.mp4.MP4Cover(jpeg(), mutagen.mp4.MP4Cover.FORMAT_JPEG)]
+        else:
+            import base64
+
+            file.tags["metadata_block_picture"] = [base64.b64encode(picture_block.write()).decode("ascii")]
+        file.save()
+        with av.open(str(tmp_path / name)) as container:
+            assert len(container.streams.video) == 1
+        assert len(read(tmp_path / name).audio) == 3
+
+
+def test_cover_art_alone_is_no_track(tmp_path: Path) -> None:
+    tags = mutagen.id3.ID3()
+    tags.add(mutagen.id3.APIC(encoding=3, mime="image/jpeg", type=3, desc="", data=jpeg()))
+    tags.save(tmp_path / "a.mp3")
+    assert "audio" in reason(lambda: read(tmp_path / "a.mp3"))
+
+
+def make_video(path: Path, audio: bool) -> None:
+    with av.open(str(path), "w") as file:
+        video: Any = file.add_stream("mpeg4", rate=25)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        sound: Any = file.add_stream("aac", rate=44100, layout="mono") if audio else None
+        for _ in range(50):
+            file.mux(video.encode(av.VideoFrame.from_image(picture())))
+        file.mux(video.encode(None))
+        if sound:
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), dtype=np.float32), "fltp", "mono")
+            frame.sample_rate = 44100
+            file.mux(sound.encode(frame))
+            file.mux(sound.encode(None))
+
+
+def test_a_video_is_no_track(tmp_path: Path) -> None:
+    for suffix in ("m4a", "mka"):
+        for audio in (True, False):
+            path = tmp_path / f"{audio}.{suffix}"
+            make_video(tmp_path / f"a.{'mp4' if suffix == 'm4a' else 'mkv'}", audio)
+            os.replace(tmp_path / f"a.{'mp4' if suffix == 'm4a' else 'mkv'}", path)
+            assert reason(lambda path=path: read(path)) == "is a video"
+
+
+def test_protected_tracks_are_named_so(tmp_path: Path) -> None:
+    path = tmp_path / "a.m4a"
+    make_tone(path, 3.0)
+    whole = path.read_bytes()
+    assert whole.count(b"mp4a") == 1
+    for tag in (b"drms", b"enca"):
+        (tmp_path / "a.m4p").write_bytes(whole.replace(b"mp4a", tag))
+        assert reason(lambda: read(tmp_path / "a.m4p")) == "is protected (DRM)"
+
+
+def test_protected_wma(tmp_path: Path) -> None:
+    path = tmp_path / "a.wma"
+    make_tone(path, 3.0)
+    whole = path.read_bytes()
+    fields = b"".join(struct.pack("<I", len(field)) + field for field in (b"secret", b"DRM\0", b"key\0", b"x:\0"))
+    encryption = bytes.fromhex("fbb3112223bdd211b4b700a0c955fc6e") + struct.pack("<Q", 24 + len(fields)) + fields
+    size, count = struct.unpack_from("<QI", whole, 16)
+    path.write_bytes(whole[:16] + struct.pack("<QI", size + len(encryption), count + 1) + whole[28:30] + encryption + whole[30:])
+    assert reason(lambda: read(path)) == "is protected (DRM)"
+
+
+def test_what_is_no_audio(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp3"
+    assert reason(lambda: read(path)) == "No such file or directory"
+    assert reason(lambda: read(tmp_path)) == "is not a regular file"
+    path.write_bytes(b"")
+    assert reason(lambda: read(path)) == "is empty"
+    for content in (b"\0", b"\0" * 5000, b"hello\n" * 500, b"ID3\4\0\0\0\0\0\0", b"fLaC", b"<html>" * 300, b"OggS", b"RIFF\0\0\0\0WAVE"):
+        path.write_bytes(content)
+        assert "audio" in reason(lambda: read(path)), content
+    make_photo(path, format="PNG")
+    assert "audio" in reason(lambda: read(path))
+    noise = np.random.default_rng(3).integers(0, 256, 200_000, dtype=np.uint8).tobytes()
+    path.write_bytes(noise)
+    assert reason(lambda: read(path))
+
+
+def test_a_playlist_opens_no_other_file(tmp_path: Path) -> None:
+    make_tone(tmp_path / "real.aac", 3.0, container="adts")
+    playlist = "#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3,\nreal.aac\n#EXT-X-ENDLIST\n"
+    for name, content in (("a.mp3", playlist), ("a.m3u8", playlist), ("a.flac", "ffconcat version 1.0\nfile real.aac\n")):
+        (tmp_path / name).write_text(content)
+        assert reason(lambda name=name: read(tmp_path / name)) == "is not audio that can be decoded"
+
+
+def test_a_name_is_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not a protocol, not a pattern."""
+    make_tone(tmp_path / "a.wav", 1.0)
+    monkeypatch.chdir(tmp_path)
+    for name in ("concat:a.wav|b.wav", "pipe:0", "-", "%03d.wav", "http:", "file:a.wav", "subfile,,start,0,end,9,,:a.wav"):
+        os.link("a.wav", name)
+        assert len(read(Path(name)).audio) == 1
+
+
+# -- headers that lie
+
+
+def frames_of(path: Path) -> bytes:
+    """A short track whose bytes can be repeated: MPEG frames without tags."""
+    data = path.read_bytes()
+    return data[data.index(b"\xff") :]
+
+
+@pytest.fixture(scope="module")
+def adts(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("adts") / "a.aac"
+    make_tone(path, 20.0, rate_hz=16000, channels=1, container="adts", bit_rate=24_000)
+    return path.read_bytes()
+
+
+def test_raw_adts(tmp_path: Path, adts: bytes) -> None:
+    (tmp_path / "a.aac").write_bytes(adts * 10)
+    windows = read(tmp_path / "a.aac")
+    assert windows.duration_s == pytest.approx(200.6, abs=0.7)
+    assert windows.starts_s == pytest.approx([24.5, 74.7, 124.8, 174.9], abs=1.0)
+
+
+def test_adts_whose_bit_rate_changes(tmp_path: Path, adts: bytes) -> None:
+    """Its length is guessed from its first frames: here much too long, then much too short."""
+    silent, loud = tmp_path / "s.aac", tmp_path / "l.aac"
+    make_tone(silent, samples=np.zeros((1, 60 * 16000), dtype=np.float32), rate_hz=16000, container="adts", bit_rate=24_000)
+    noise = (np.random.default_rng(0).standard_normal((1, 60 * 16000)) * 0.2).astype(np.float32)
+    make_tone(loud, samples=noise, rate_hz=16000, container="adts", bit_rate=96_000)
+    for first, second in ((silent, loud), (loud, silent)):
+        (tmp_path / "a.aac").write_bytes(first.read_bytes() + second.read_bytes())
+        windows = read(tmp_path / "a.aac")
+        assert windows.duration_s == pytest.approx(120, abs=1)
+        assert windows.starts_s == pytest.approx([14.5, 44.5, 74.5, 104.5], abs=1.0)
+        level = windows.audio.std(axis=1)
+        assert ((level > 0.05) == ([False, False, True, True] if first == silent else [True, True, False, False])).all()
+
+
+@pytest.mark.parametrize("factor", [0.01, 0.3, 0.9, 1.5, 20, 1000])
+def test_an_mp3_whose_header_lies_about_its_length(tmp_path: Path, factor: float) -> None:
+    path = tmp_path / "a.mp3"
+    make_tone(path, 30.0, rate_hz=16000, channels=1)
+    whole, _ = decoded_whole(path)
+    data = bytearray(path.read_bytes())
+    at = max(data.find(b"Xing"), data.find(b"Info"))
+    assert at > 0
+    (frames,) = struct.unpack_from(">I", data, at + 8)
+    struct.pack_into(">I", data, at + 8, max(1, int(frames * factor)))
+    path.write_bytes(data)
+    windows = read(path)
+    assert windows.duration_s == pytest.approx(30.0, abs=0.2)
+    assert windows.starts_s == pytest.approx([3.25, 10.75, 18.25, 25.75], abs=0.2)
+    for window, start_s in zip(windows.audio, windows.starts_s, strict=True):
+        assert offset_of(window, whole, round(start_s * 16000), 1200)[1] > 0.99
+
+
+def test_a_flac_of_unknown_length(tmp_path: Path) -> None:
+    """As an encoder writes it into a pipe."""
+    path = tmp_path / "a.flac"
+    make_tone(path, 30.0, rate_hz=16000, channels=1)
+    whole, _ = decoded_whole(path)
+    data = bytearray(path.read_bytes())
+    assert data[:4] == b"fLaC"
+    data[8 + 13] &= 0xF0  # STREAMINFO: 36 bits of total samples
+    data[8 + 14 : 8 + 18] = bytes(4)
+    path.write_bytes(data)
+    with av.open(str(path)) as container:
+        assert container.duration is None
+    windows = read(path)
+    assert windows.duration_s == 30.0
+    for window, start_s in zip(windows.audio, windows.starts_s, strict=True):
+        assert offset_of(window, whole, round(start_s * 16000), 0)[1] > 0.999
+
+
+@pytest.mark.parametrize("length", [0, 0xFFFFFFFF, 0x7FFFFFFF])
+def test_a_wav_of_unknown_length(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "a.wav"
+    make_tone(path, 30.0, rate_hz=16000, channels=1)
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<I", data, 4, length)
+    struct.pack_into("<I", data, data.index(b"data") + 4, length)
+    path.write_bytes(data)
+    assert read(path).duration_s == pytest.approx(30.0, abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["a.mp3", "a.flac", "a.ogg", "a.wav", "a.aiff", "a.wma", "a.mka"])
+def test_a_track_that_ends_too_soon_is_used_as_far_as_it_goes(tracks: Path, tmp_path: Path, name: str) -> None:
+    whole = (tracks / name).read_bytes()
+    (tmp_path / name).write_bytes(whole[: len(whole) * 3 // 4])
+    windows = read(tmp_path / name)
+    assert windows.duration_s == pytest.approx(9.0, abs=0.8)
+    assert (windows.audio.std(axis=1) > 0.05).all()
+
+
+def test_an_m4a_without_its_index_is_refused(tracks: Path, tmp_path: Path) -> None:
+    whole = (tracks / "a.m4a").read_bytes()
+    (tmp_path / "a.m4a").write_bytes(whole[: len(whole) // 2])
+    assert reason(lambda: read(tmp_path / "a.m4a")) == "is not audio that can be decoded"
+
+
+def test_bounded_memory_where_a_track_cannot_be_sought_in(tmp_path: Path, adts: bytes) -> None:
+    path = tmp_path / "a.aac"
+    path.write_bytes(adts * 90)  # half an hour: 115 MB of samples
+    tracemalloc.start()
+    windows = decoding._windows_by_streaming(str(path), 16000, 16000, 4)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4_000_000
+    assert windows.duration_s == pytest.approx(1806, abs=6)
+    assert len(windows.audio) == 4
+    assert windows.starts_s == pytest.approx([(i + 0.5) * 1806 / 4 for i in range(4)], abs=1806 / 8)
+    assert np.ptp(np.diff(windows.starts_s)) < 1806 / 8
+
+
+@pytest.mark.parametrize("length", range(1, 40))
+def test_streamed_windows_of_any_length_are_even(tmp_path: Path, length: int) -> None:
+    """One sample of the track tells its own place, so that every window shows where it was cut."""
+    path = tmp_path / "a.wav"
+    n = length * 37 + 11
+    ramp = (np.arange(n, dtype=np.float32) / 2048)[None]
+    make_tone(path, samples=ramp, rate_hz=8000, codec="pcm_f32le")
+    windows = decoding._windows_by_streaming(str(path), 8000, 100, 3)
+    assert windows.duration_s == n / 8000
+    starts = np.round(windows.starts_s * 8000).astype(int)
+    assert len(starts) == min(3, math.ceil(n / 100))
+    for window, start in zip(windows.audio, starts, strict=True):
+        assert np.array_equal(window, np.resize(ramp[0, start : start + 100], 100))
+    if len(starts) == 3:
+        assert np.ptp(np.diff(starts)) <= 200
+        assert starts[0] <= n / 3
+        assert starts[-1] >= n / 2
+
+
+def test_eleven_hours(tmp_path: Path) -> None:
+    """Repeated packets of a short track: neither the memory nor the time of eleven hours."""
+    make_tone(tmp_path / "a.m4a", 30.0, rate_hz=16000, channels=1, bit_rate=16_000)
+    with av.open(str(tmp_path / "a.m4a")) as source, av.open(str(tmp_path / "long.m4a"), "w") as target:
+        stream = target.add_stream_from_template(source.streams.audio[0])
+        packets = [bytes(p) for p in source.demux(audio=0) if p.size][1:-1]
+        time_base = source.streams.audio[0].time_base
+        for i in range(11 * 3600 * 16000 // 1024):
+            packet = av.Packet(packets[i % len(packets)])
+            packet.stream, packet.time_base, packet.pts, packet.dts, packet.duration = stream, time_base, i * 1024, i * 1024, 1024
+            target.mux(packet)
+    make_tone(tmp_path / "a.mp3", 30.0, rate_hz=16000, channels=1, bit_rate=16_000)
+    (tmp_path / "long.mp3").write_bytes(frames_of(tmp_path / "a.mp3") * (11 * 120))
+    for name in ("long.m4a", "long.mp3"):
+        tracemalloc.start()
+        began = time.process_time()
+        windows = read(tmp_path / name)
+        took_s, peak = time.process_time() - began, tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert windows.duration_s == pytest.approx(11 * 3600, rel=0.01)
+        assert windows.starts_s == pytest.approx([(i + 0.5) * windows.duration_s / 4 - 0.5 for i in range(4)], abs=0.1)
+        assert (windows.audio.std(axis=1) > 0.05).all()
+        assert peak < 4_000_000
+        assert took_s < 6
+
+
+# -- damage
+
+
+def test_a_few_bad_frames_are_skipped_and_many_are_not(tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    make_tone(path, 30.0, rate_hz=16000, channels=1)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    data = bytearray(whole)
+    for at in rng.integers(len(data) // 10, len(data), 6):
+        data[at : at + 40] = rng.integers(0, 256, 40, dtype=np.uint8).tobytes()
+    path.write_bytes(data)
+    windows = read(path)
+    assert windows.duration_s == pytest.approx(30.0, abs=3.0)
+    assert (windows.audio.std(axis=1) > 0.1).all()
+    make_tone(tmp_path / "a.m4a", 30.0, rate_hz=16000, channels=1)  # its index stays whole while its packets are noise
+    data = bytearray((tmp_path / "a.m4a").read_bytes())
+    begin = data.index(b"mdat") + 4
+    end = data.index(b"moov", begin) - 4
+    data[begin:end] = rng.integers(0, 256, end - begin, dtype=np.uint8).tobytes()
+    (tmp_path / "a.m4a").write_bytes(data)
+    assert "damaged" in reason(lambda: read(tmp_path / "a.m4a"))
+
+
+@pytest.mark.parametrize("name", ["a.mp3", "a.m4a", "b.m4a", "a.aac", "a.flac", "a.ogg", "a.opus", "a.wma", "a.wav", "a.aiff", "a.wv", "a.tta", "a.mka"])
+def test_damaged_tracks_are_decoded_or_refused(tmp_path: Path, tracks: Path, name: str) -> None:
+    path = tmp_path / name
+    for content in damaged_copies((tracks / name).read_bytes(), 12, 7):
+        path.write_bytes(content)
+        try:
+            read(path)
+        except UnreadableMedia as error:
+            assert error.message
+            assert str(tmp_path) not in error.message
+
+
+# -- both
+
+
+def test_the_same_file_gives_the_same_bytes(tracks: Path, tmp_path: Path) -> None:
+    make_photo(tmp_path / "a.jpg", picture((900, 700)))
+    assert np.array_equal(read_photo(str(tmp_path / "a.jpg"), 64), read_photo(str(tmp_path / "a.jpg"), 64))
+    for name in ("a.mp3", "a.m4a", "a.opus"):
+        assert np.array_equal(read(tracks / name).audio, read(tracks / name).audio)
+
+
+def test_many_threads(tracks: Path, tmp_path: Path) -> None:
+    names = ["a.mp3", "a.flac", "a.m4a", "a.opus", "a.wav"]
+    for suffix in PHOTO_SUFFIXES:
+        save(tmp_path / f"a.{suffix}", picture((300, 200)), 6)
+    photos = [str(tmp_path / f"a.{suffix}") for suffix in PHOTO_SUFFIXES]
+    alone = [read(tracks / name).audio for name in names], [read_photo(path, 32) for path in photos]
+    stop = threading.Event()
+
+    def disturb() -> None:
+        while not stop.is_set():
+            warnings.filterwarnings("error", category=UserWarning)
+
+    with ThreadPoolExecutor(8) as pool:
+        other = pool.submit(disturb)
+        together = list(pool.map(lambda n: read(tracks / n).audio, names * 4)), list(pool.map(lambda p: read_photo(p, 32), photos * 6))
+        stop.set()
+        other.result()
+    for i, audio in enumerate(together[0]):
+        assert np.array_equal(audio, alone[0][i % len(names)])
+    for i, pixels in enumerate(together[1]):
+        assert np.array_equal(pixels, alone[1][i % len(photos)])
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="open files cannot be counted here")
+def test_no_file_stays_open(tracks: Path, tmp_path: Path) -> None:
+    save(tmp_path / "a.heic", picture())
+    (tmp_path / "a.dng").write_bytes(dng(1))
+    (tmp_path / "bad.png").write_bytes(png_header(9, 9))
+    make_video(tmp_path / "a.mp4", True)
+    make_tone(tmp_path / "a.mp3", 1.0)
+    read(tmp_path / "a.mp3")
+    before = len(os.listdir("/proc/self/fd"))
+    for name in ("a.heic", "a.dng", "bad.png"):
+        try:
+            read_photo(str(tmp_path / name), 32)
+        except UnreadableMedia:
+            assert name == "bad.png"
+    read(tracks / "a.flac")
+    assert reason(lambda: read(tmp_path / "a.mp4")) == "is a video"
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_files_are_not_written(tracks: Path) -> None:
+    before = [(p.name, p.stat().st_mtime_ns, p.stat().st_size) for p in sorted(tracks.iterdir())]
+    for name in ("a.mp3", "a.wav"):
+        read(tracks / name)
+    assert [(p.name, p.stat().st_mtime_ns, p.stat().st_size) for p in sorted(tracks.iterdir())] == before
+
+
+def test_codecs() -> None:
+    found = codecs()
+    assert list(found) == "JPEG PNG WebP GIF TIFF BMP AVIF HEIC RAW mp3 aac alac flac vorbis opus wma ape wavpack tta aiff wav dsd".split()
+    assert all(value is True for value in found.values())  # all of them are in the development environment
+
+
+def test_codecs_without_extras(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rawpy", None)
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    found = codecs()
+    assert (found["HEIC"], found["RAW"], found["JPEG"]) == (False, False, True)
+
+
+def test_importing_the_module_imports_no_decoder() -> None:
+    code = "import sys, emoclim_cli.decoding; print([m for m in ('av', 'PIL', 'rawpy', 'pillow_heif') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
