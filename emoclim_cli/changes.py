@@ -19,8 +19,9 @@ from typing import TypeVar
 import numpy as np
 
 from emoclim_cli.errors import UsageError
-from emoclim_cli.library import Library, Root, SkippedFile, SpaceRef
+from emoclim_cli.library import Library, Root, SpaceRef
 from emoclim_cli.media import SUFFIXES, FileStat, MediaKind, content_digest, item_id, kind_of_file, printable, scan, suffix_of
+from emoclim_cli.rows import SkippedFile
 from emoclim_cli.snapshot import View, raw_ids
 
 T = TypeVar("T")

@@ -6,6 +6,7 @@ Shape letters: b windows or photos, t frames.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -37,12 +38,21 @@ def clip_from_onnx(members: Mapping[str, Path], destination: Path) -> None:
     published graph, they would make a photo's features depend on its neighbours in the batch.
     Raises ModelError where the graph is not the one expected.
     """
-    import onnx
-    from onnx import numpy_helper
     from safetensors.numpy import save_file
 
     (path,) = members.values()
-    graph = onnx.load(str(path)).graph
+    try:
+        state = _clip_state(_load_onnx(path).graph)
+    except KeyError as error:
+        raise ModelError(f"{path.name}: this graph is not CLIP's image tower: it has no {error}") from error
+    except ValueError as error:
+        raise ModelError(f"{path.name}: this graph is not CLIP's image tower: {error}") from error
+    save_file({name: np.ascontiguousarray(array) for name, array in state.items()}, str(destination))
+
+
+def _clip_state(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
+    from onnx import numpy_helper
+
     arrays = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
     named: dict[str, np.ndarray] = {
         name.removeprefix("vision_model."): array for name, array in arrays.items() if name.startswith("vision_model.")
@@ -71,8 +81,17 @@ def clip_from_onnx(members: Mapping[str, Path], destination: Path) -> None:
             for their_part, our_part in _CLIP_PARTS.items():
                 state[f"{ours}.{our_part}.{part}"] = named.pop(f"{theirs}.{their_part}.{part}")
     if named:
-        raise ModelError(f"{path.name}: this graph holds weights that CLIP's image tower does not have: {', '.join(sorted(named)[:3])}")
-    save_file({name: np.ascontiguousarray(array) for name, array in state.items()}, str(destination))
+        raise ValueError(f"it holds weights that do not belong there: {', '.join(sorted(named)[:3])}")
+    return state
+
+
+def _load_onnx(path: Path) -> onnx.ModelProto:
+    import onnx
+
+    try:
+        return onnx.load(str(path))
+    except Exception as error:  # protobuf's own
+        raise ModelError(f"{path.name} is not an ONNX graph: {error}") from error
 
 
 # --- VibeNet -----------------------------------------------------------------------------------------------------------------------------
@@ -84,13 +103,13 @@ def vibenet_from_onnx(members: Mapping[str, Path], destination: Path) -> None:
     """Cuts VibeNet's graph after its global mean pool: log-mel (b, 128, t) -> (b, 1280, 1, 1).
 
     What follows in the published graph (the seven heads) is fixed to one clip at a time. The network itself is fully convolutional: only the
-    shapes noted beside its tensors say one clip, and they are dropped.
+    shapes noted beside its tensors say one clip, and they are dropped. Raises ModelError where the graph is not the one expected.
     """
     import onnx
     from onnx.utils import Extractor
 
     (path,) = members.values()
-    model = onnx.load(str(path))
+    model = _load_onnx(path)
     try:
         extracted = Extractor(model).extract_model([VIBENET_INPUT], [VIBENET_FEATURES])
     except (KeyError, ValueError) as error:
@@ -119,6 +138,8 @@ def musicnn_from_checkpoint(members: Mapping[str, Path], destination: Path) -> N
         model = _musicnn_graph(tensors)
     except KeyError as error:
         raise ModelError(f"the MusiCNN checkpoint has no tensor {error}") from error
+    except (ValueError, IndexError) as error:
+        raise ModelError(f"this checkpoint is not MusiCNN's: {error}") from error
     onnx.save(model, str(destination))
 
 
@@ -213,10 +234,10 @@ def read_checkpoint(index: bytes, data: bytes) -> dict[str, np.ndarray]:
                 if entry is None:
                     continue
                 shape, start, length = entry
-                if start + length > len(data) or length != 4 * int(np.prod(shape, dtype=np.int64)):
+                if start + length > len(data) or length != 4 * math.prod(shape):
                     raise ModelError("this TensorFlow checkpoint is damaged: a tensor lies outside its data file")
                 tensors[key.decode()] = np.frombuffer(data, "<f4", length // 4, start).reshape(shape)
-    except (IndexError, struct.error, UnicodeDecodeError, ValueError) as error:
+    except (IndexError, struct.error, ValueError, OverflowError) as error:
         raise ModelError("this TensorFlow checkpoint index is damaged") from error
     return tensors
 

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -41,8 +42,8 @@ class LabelledItem:
 def read_labels(path: str, split: str = "") -> list[LabelledItem]:
     """A labels CSV, or a folder with one subfolder per emotion; with `split`, the rows of that split.
 
-    The CSV has the columns `file` (relative to the CSV) and `emotion`, and may have `quadrant`, `group`, `source` and `split`. Raises LabelError with file and line for an unknown
-    emotion or quadrant, a missing file, or when nothing is left.
+    The CSV has the columns `file` (relative to the CSV) and `emotion`, and may have `quadrant`, `group`, `source` and `split`. Raises
+    LabelError, with file and line for an unknown emotion or quadrant or a missing file; and when nothing is left.
     """
     items = _read_folder(path) if os.path.isdir(path) else _read_csv(path)
     chosen = [item for item in items if not split or item.split == split]
@@ -60,13 +61,17 @@ def _read_csv(path: str) -> list[LabelledItem]:
     except UnicodeDecodeError as error:
         raise LabelError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from error
     reader = csv.DictReader(io.StringIO(text.replace("\r\n", "\n").replace("\r", "\n")))
-    missing = {"file", "emotion"} - set(reader.fieldnames or ())
+    try:
+        columns, rows = reader.fieldnames or (), [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise LabelError(f"{path}, line {reader.line_num}: {error}", "is there a quotation mark that never ends?") from error
+    missing = {"file", "emotion"} - set(columns)
     if missing:
         raise LabelError(f"{path}: the first line has no column {' and '.join(sorted(missing))}", "a labels CSV begins with: file,emotion")
     base = os.path.dirname(os.path.abspath(path))
     items = []
-    for row in reader:
-        where = f"{path}, line {reader.line_num}"
+    for line, row in rows:
+        where = f"{path}, line {line}"
         if None in row.values() or None in row:
             raise LabelError(f"{where}: the number of fields is not that of the first line")
         file = os.path.join(base, row["file"])
@@ -94,9 +99,8 @@ def _read_folder(path: str) -> list[LabelledItem]:
     for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
         if entry.is_dir() and not entry.name.startswith("."):
             emotion, emotions = _emotions(entry.name, "", entry.path)
-            for file in sorted(os.scandir(entry.path), key=lambda file: file.name):
-                if file.is_file() and not file.name.startswith("."):
-                    items.append(LabelledItem(file.path, emotion, emotions, file.path))
+            files = [file for file in os.scandir(entry.path) if file.is_file() and not file.name.startswith(".")]
+            items += [LabelledItem(file.path, emotion, emotions, file.path) for file in sorted(files, key=lambda file: file.name)]
     return items
 
 
@@ -116,15 +120,15 @@ class LabelledFeatures:
 
     @property
     def labels(self) -> np.ndarray:
-        return np.array([item.emotion for item in self.items])
+        return np.array([item.emotion for item in self.items], np.str_)
 
     @property
     def groups(self) -> np.ndarray:
-        return np.array([item.group for item in self.items])
+        return np.array([item.group for item in self.items], np.str_)
 
     @property
     def sources(self) -> np.ndarray:
-        return np.array([item.source for item in self.items])
+        return np.array([item.source for item in self.items], np.str_)
 
     @property
     def owner(self) -> np.ndarray:
@@ -138,7 +142,8 @@ class LabelledFeatures:
 
     def emotion_sets(self, emotions: Sequence[str]) -> np.ndarray:
         """(n, c) float32, 1 where the item may have the emotion."""
-        return np.array([[float(emotion in item.emotions) for emotion in emotions] for item in self.items], np.float32)
+        sets = [[emotion in item.emotions for emotion in emotions] for item in self.items]
+        return np.array(sets, np.float32).reshape(len(self), len(emotions))
 
     def take(self, chosen: np.ndarray) -> LabelledFeatures:
         """The items of a boolean mask or of indices, in that order."""
@@ -189,13 +194,13 @@ def _cached_chunk(
 ) -> tuple[np.ndarray, list[int], list[tuple[str, str]]]:
     key = blake2b(encoder.info.digest.encode(), digest_size=16)
     for item in chunk:
-        status = os.stat(item.path)
-        key.update(os.fsencode(item.path) + f":{status.st_size}:{status.st_mtime_ns};".encode())
+        key.update(os.fsencode(item.path) + f":{_size_and_time(item.path)};".encode())
     file = cache / f"{key.hexdigest()}.npz"
-    if file.exists():
-        with np.load(file) as saved:
-            return saved["windows"], saved["counts"].tolist(), [tuple(pair) for pair in saved["reasons"].tolist()]
+    saved = _read_cached(file)
+    if saved:
+        return saved
     reasons: list[tuple[str, str]] = []
+    lasting = True
     counts = [0] * len(chunk)
     parts = [np.zeros((0, encoder.info.dim), np.float32)]
     futures = [pool.submit(encoder.load, item.path) for item in chunk]
@@ -206,14 +211,41 @@ def _cached_chunk(
                 samples.append(futures[index].result())
                 owners.append(index)
             except (UnreadableMedia, OSError) as error:
-                reasons.append((os.fsencode(chunk[index].path).decode("utf-8", "backslashreplace"), str(error)))
+                reasons.append((_shown(chunk[index].path), str(error)))
+                lasting = lasting and isinstance(error, UnreadableMedia)
         if samples:
             for index, windows in zip(owners, encoder.encode_windows(samples), strict=True):
+                if not np.isfinite(windows).all():
+                    reasons.append((_shown(chunk[index].path), "its features are not finite"))
+                    continue
                 counts[index] = len(windows)
                 parts.append(windows)
     windows = np.concatenate(parts)
+    if not lasting:  # a disk or permissions may be mended without a trace in size or time
+        return windows, counts, reasons
     temporary = file.with_suffix(f".{os.getpid()}.tmp")
     with open(temporary, "wb") as out:
         np.savez(out, windows=windows, counts=np.array(counts), reasons=np.array(reasons, dtype=np.str_).reshape(-1, 2))
     os.replace(temporary, file)
     return windows, counts, reasons
+
+
+def _size_and_time(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:  # the same error comes when it is loaded, and is told then
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def _read_cached(file: Path) -> tuple[np.ndarray, list[int], list[tuple[str, str]]] | None:
+    """None where the file is missing or, after a power cut, damaged."""
+    try:
+        with open(file, "rb") as raw, np.load(raw) as saved:
+            return saved["windows"], saved["counts"].tolist(), [(path, reason) for path, reason in saved["reasons"].tolist()]
+    except (OSError, ValueError, EOFError, KeyError, BadZipFile):
+        return None
+
+
+def _shown(path: str) -> str:
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -159,16 +159,15 @@ def _load_raw(file: Any, side: int) -> _Photo:
     except rawpy.LibRawFileUnsupportedError:  # a JPEG or TIFF that is called .dng
         file.seek(0)
         return _load_pillow(file, side)
-    if preview.format == rawpy.ThumbFormat.JPEG:
+    if preview.format == rawpy.ThumbFormat.JPEG:  # LibRaw has put the orientation into its EXIF, if there was none
         photo = _load_pillow(BytesIO(bytes(preview.data)), side)
     else:
         bitmap = _pillow().fromarray(preview.data)
-        photo = _Photo(bitmap, bitmap.size, 1)
-    # The preview lies as the sensor does, unless it says otherwise or was turned already.
+        photo = _Photo(bitmap, bitmap.size, ORIENTATION_OF_FLIP.get(sizes.flip, 1))
     width, height = photo.extent
-    if photo.orientation != 1 or (width < height) != (sizes.width < sizes.height):
-        return photo
-    return _Photo(photo.image, photo.extent, ORIENTATION_OF_FLIP.get(sizes.flip, 1))
+    if (width < height) != (sizes.width < sizes.height):  # it does not lie as the sensor does: the camera has turned it already
+        return _Photo(photo.image, photo.extent, 1)
+    return photo
 
 
 @cache
@@ -266,6 +265,9 @@ def _eight_bits(grey: np.ndarray) -> np.ndarray:
 AUDIO_FORMATS = "aac,ac3,eac3,aiff,ape,asf,au,caf,dsf,iff,flac,matroska,mov,mp3,mpc,mpc8,ogg,tta,wav,w64,wv"
 """What FFmpeg may take a file for: never a playlist, which would make it read other files or the net."""
 
+INDEX_BYTES = str(64 << 20)
+"""Where FFmpeg keeps the positions of packets that it seeks by. With its own limit, 1 MB, it goes astray in MP3 files of many hours."""
+
 PROTECTED_TAGS = frozenset(("drms", "enca", "aavd"))
 
 SEEK_FACTOR = 1.25
@@ -303,12 +305,15 @@ def read_windows(path: str, *, sample_rate_hz: int, window_s: float, max_windows
 
     samples = round(window_s * sample_rate_hz)
     try:
-        windows = _windows_by_seeking(path, sample_rate_hz, samples, max_windows)
+        with _open_track(path) as track:
+            long = track.said_s > SEEK_FACTOR * max_windows * window_s
+            windows = (_windows_by_seeking if long else _windows_by_streaming)(track, sample_rate_hz, samples, max_windows)
         if windows is None:
-            windows = _windows_by_streaming(path, sample_rate_hz, samples, max_windows)
+            with _open_track(path) as track:
+                windows = _windows_by_streaming(track, sample_rate_hz, samples, max_windows)
     except MemoryError as error:
         raise UnreadableMedia("needs more memory than there is") from error
-    except av.error.InvalidDataError as error:
+    except (av.error.InvalidDataError, av.error.EOFError, av.error.ArgumentError) as error:
         raise UnreadableMedia("is not audio that can be decoded") from error
     except (av.error.FFmpegError, OSError) as error:
         raise UnreadableMedia(error.strerror or str(error)) from error
@@ -333,6 +338,8 @@ class _Track:
         self.container = container
         self.stream = stream
         self.tick_s = float(stream.time_base or 0)
+        self.said_s = stream.duration * self.tick_s if stream.duration is not None else (container.duration or 0) / 1e6
+        """What the header says of the duration, or what FFmpeg guesses from the bit rate; 0 when nobody knows."""
         self.good = 0
         """Frames."""
         self.bad = 0
@@ -398,7 +405,7 @@ def _open_track(path: str) -> Iterator[_Track]:
     import av
     from av.stream import Disposition
 
-    options = {"format_whitelist": AUDIO_FORMATS, "protocol_whitelist": "file"}
+    options = {"format_whitelist": AUDIO_FORMATS, "protocol_whitelist": "file", "indexmem": INDEX_BYTES}
     # Without `file:` a name like `concat:x` would be taken for a protocol.
     with av.open("file:" + path, options=options, metadata_errors="replace") as container:
         if any(not stream.disposition & Disposition.attached_pic for stream in container.streams.video):
@@ -441,50 +448,43 @@ def _arrays(frames: list[av.AudioFrame]) -> Iterator[np.ndarray]:
     return (frame.to_ndarray()[0] for frame in frames)
 
 
-def _windows_by_seeking(path: str, rate_hz: int, samples: int, max_windows: int) -> AudioWindows | None:
-    """None where the track is short, or cannot be sought in, or its header or its timestamps turn out wrong."""
+def _windows_by_seeking(track: _Track, rate_hz: int, samples: int, max_windows: int) -> AudioWindows | None:
+    """None where the track cannot be sought in, or what its header or its timestamps say turns out wrong."""
     import av
 
-    window_s = samples / rate_hz
-    with _open_track(path) as track:
-        first = next(track.frames(), None)
-        if first is None or first.pts is None:
-            return None
-        origin, source_hz = first.pts, first.sample_rate
-        unit_hz = math.gcd(source_hz, rate_hz)
-        margin = math.ceil(MARGIN_S * unit_hz)  # times rate / unit it is whole at either rate
-        needed = math.ceil(window_s * source_hz)
-        audio = []
-        try:
-            duration_s = _duration_s(track, origin, SEEK_FACTOR * max_windows * window_s)
-            if duration_s is None:
-                return None
-            starts = _starts(round(duration_s * source_hz), needed, max_windows)
-            for start in starts:
-                low = start - margin * source_hz // unit_hz
-                high = start + needed + margin * source_hz // unit_hz
-                track.seek(low / source_hz - PREROLL_S)
-                source, found = _collect(track, origin, source_hz, low, high)
-                if found < needed // 2:
-                    return None
-                window = np.concatenate(list(_resampled([(source, source_hz)], rate_hz)))[margin * rate_hz // unit_hz :]
-                audio.append(window[:samples])
-        except av.error.FFmpegError:
-            return None
-        track.check()
-        return AudioWindows(np.stack(audio), np.array(starts) / source_hz, duration_s)
-
-
-def _duration_s(track: _Track, origin: int, least_s: float) -> float | None:
-    """How long the track is, if more than `least_s`: where its last packet ends, whatever its header says."""
-    stream, container_us = track.stream, track.container.duration
-    said_s = stream.duration * track.tick_s if stream.duration is not None else (container_us or 0) / 1e6
-    if said_s <= least_s:
+    first = next(track.frames(), None)
+    if first is None or first.pts is None:
         return None
-    track.seek(said_s - 1.0)
-    end = max((p.pts + (p.duration or 0) for p in track.container.demux(stream) if p.pts is not None), default=origin)
-    duration_s = (end - origin) * track.tick_s
-    return duration_s if duration_s > least_s else None
+    origin, source_hz = first.pts, first.sample_rate
+    needed = math.ceil(samples * source_hz / rate_hz)
+    unit_hz = math.gcd(source_hz, rate_hz)
+    margin = math.ceil(MARGIN_S * unit_hz)  # times source_hz / unit_hz, or rate_hz / unit_hz: whole at either rate
+    audio = []
+    try:
+        length = round(_duration_s(track, origin) * source_hz)
+        if length < max_windows * needed:
+            return None
+        starts = _starts(length, needed, max_windows)
+        for start in starts:
+            low = start - margin * source_hz // unit_hz
+            high = start + needed + margin * source_hz // unit_hz
+            track.seek(low / source_hz - PREROLL_S)
+            source, found = _collect(track, origin, source_hz, low, high)
+            if found < needed // 2:
+                return None
+            window = np.concatenate(list(_resampled([(source, source_hz)], rate_hz)))[margin * rate_hz // unit_hz :]
+            audio.append(window[:samples])
+    except av.error.FFmpegError:
+        return None
+    track.check()
+    return AudioWindows(np.stack(audio), np.array(starts) / source_hz, length / source_hz)
+
+
+def _duration_s(track: _Track, origin: int) -> float:
+    """Where the last packet ends, whatever the header says."""
+    track.seek(track.said_s - 1.0)
+    ends = (packet.pts + (packet.duration or 0) for packet in track.container.demux(track.stream) if packet.pts is not None)
+    return (max(ends, default=origin) - origin) * track.tick_s
 
 
 def _collect(track: _Track, origin: int, source_hz: int, low: int, high: int) -> tuple[np.ndarray, int]:
@@ -497,11 +497,9 @@ def _collect(track: _Track, origin: int, source_hz: int, low: int, high: int) ->
             stamped = round((frame.pts - origin) * track.tick_s * source_hz)
             if position is None or abs(stamped - position) > JITTER_S * source_hz:
                 position = stamped
-        if position is None:
+        if position is None or frame.sample_rate != source_hz:
             break
         chunk = track.mono(frame)
-        if frame.sample_rate != source_hz:
-            chunk = np.concatenate(list(_resampled([(chunk, frame.sample_rate)], source_hz)))
         begin, end = max(position, low), min(position + len(chunk), high)
         if begin < end:
             source[begin - low : end - low] = chunk[begin - position : end - position]
@@ -512,8 +510,8 @@ def _collect(track: _Track, origin: int, source_hz: int, low: int, high: int) ->
     return source, found
 
 
-def _windows_by_streaming(path: str, rate_hz: int, samples: int, max_windows: int) -> AudioWindows:
-    """Decodes the whole track, but never keeps more than `2 * max_windows + 1` windows of it.
+def _windows_by_streaming(track: _Track, rate_hz: int, samples: int, max_windows: int) -> AudioWindows:
+    """Decodes the whole track, but never keeps more than `4 * max_windows + 1` windows of it.
 
     It is cut into blocks of one window. Each time too many are kept, every second is dropped, and of those that follow only every second,
     fourth, ... is kept.
@@ -521,31 +519,31 @@ def _windows_by_streaming(path: str, rate_hz: int, samples: int, max_windows: in
     kept: list[np.ndarray] = []
     block = np.empty(samples, dtype=np.float32)
     stride, length = 1, 0
-    with _open_track(path) as track:
-        for chunk in _resampled(((track.mono(frame), frame.sample_rate) for frame in track.frames()), rate_hz):
-            done = 0
-            while done < len(chunk):
-                number, offset = divmod(length, samples)
-                taken = min(samples - offset, len(chunk) - done)
-                block[offset : offset + taken] = chunk[done : done + taken]
-                done += taken
-                length += taken
-                if offset + taken == samples and number % stride == 0:
-                    kept.append(block.copy())
-                    if len(kept) > 2 * max_windows:
-                        kept, stride = kept[::2], 2 * stride
-        track.check()
+    for chunk in _resampled(((track.mono(frame), frame.sample_rate) for frame in track.frames()), rate_hz):
+        done = 0
+        while done < len(chunk):
+            number, offset = divmod(length, samples)
+            taken = min(samples - offset, len(chunk) - done)
+            block[offset : offset + taken] = chunk[done : done + taken]
+            done += taken
+            length += taken
+            if offset + taken == samples and number % stride == 0:
+                kept.append(block.copy())
+                if len(kept) > 4 * max_windows:
+                    kept, stride = kept[::2], 2 * stride
+    track.check()
     if length == 0:
         raise UnreadableMedia("has no audio")
+    starts = _starts(length, samples, max_windows)
     if stride == 1:
         whole = np.concatenate([*kept, block[: length % samples]])
-        starts = _starts(length, samples, max_windows)
-        audio = np.stack([np.resize(whole[s : s + samples], samples) for s in starts])  # np.resize repeats a short track
+        audio = [np.resize(whole[s : s + samples], samples) for s in starts]  # np.resize repeats a short track
     else:
-        chosen = [(2 * i + 1) * len(kept) // (2 * max_windows) for i in range(max_windows)]
-        starts = [i * stride * samples for i in chosen]
-        audio = np.stack([kept[i] for i in chosen])
-    return AudioWindows(audio, np.array(starts) / rate_hz, length / rate_hz)
+        step = stride * samples
+        chosen = [min(round(s / step), len(kept) - 1) for s in starts]
+        starts = [i * step for i in chosen]
+        audio = [kept[i] for i in chosen]
+    return AudioWindows(np.stack(audio), np.array(starts) / rate_hz, length / rate_hz)
 
 
 # ---------------------------------------------------------------------------------------------------------------- codecs

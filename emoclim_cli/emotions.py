@@ -26,7 +26,9 @@ QUADRANTS: dict[str, frozenset[str]] = {
     "Q3": frozenset(("sad",)),
     "Q4": frozenset(("tender", "happy")),
 }
-"""What a piece may be of which only the quadrant is known: valence and arousal ++, -+, --, +-. Contentment counts as happy, so happy is in two."""
+"""What a piece may be of which only the quadrant is known: valence and arousal ++, -+, --, +-.
+
+Contentment counts as happy, so happy is in two."""
 
 
 def parse_mood(text: str) -> tuple[str, ...] | None:

@@ -16,12 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from emoclim_cli.changes import NEVER_SEEN, Plan, Task, inside, on_threads, plan
+from emoclim_cli.changes import NEVER_SEEN, Task, inside, on_threads
+from emoclim_cli.changes import Plan as Plan  # part of what this module offers
+from emoclim_cli.changes import plan as plan
 from emoclim_cli.encoders import Encoder
 from emoclim_cli.errors import EmoclimError, ModelError
-from emoclim_cli.library import SKIPPED, FeatureSource, Library, Root, Row, SkippedFile, SpaceRef
+from emoclim_cli.library import FeatureSource, Library, Root, SpaceRef
 from emoclim_cli.media import FileStat, MediaItem, MediaKind, content_digest, item_id
 from emoclim_cli.projections import EmotionSpace
+from emoclim_cli.rows import SKIPPED, Row, SkippedFile
 from emoclim_cli.tags import read_music_tags, read_photo_tags
 
 ROWS_PER_COPY = 1000
@@ -132,8 +135,8 @@ def apply(
     """Does what `plan` (made with this `space`) says, and yields an outcome for every file that was not `unchanged` or `skipped` in it.
 
     `encoders` is asked for an encoder only when its kind has files to encode. Files are read on `jobs` threads while batches are encoded in
-    the caller's. A batch's outcomes are yielded when it is committed: whatever ends the run, Ctrl-C or `close()`, costs at most the batch in
-    work. One file never ends it. Raises LibraryBusy, LibraryError, ModelError.
+    the caller's. A batch's outcomes are yielded when it is committed: whatever ends the run, Ctrl-C or `close()`, costs at most the batch
+    in work. One file never ends it. Raises LibraryBusy, LibraryError, ModelError.
     """
     with library.writing():
         library.set_roots(_merged(library.roots, plan.roots))
@@ -208,6 +211,7 @@ def _take_over(plan: Plan, library: Library) -> Generator[Outcome, None, list[Ta
             library.upsert(kind, rows)
             library.remove(kind, [task.source for task in done if task.file.id in moved])
             _settle(done, kind, plan, library)
+            library.mark_gone(kind, [task.source for task in left if task.kind is kind and task.file.id in moved])
             for task in done:
                 yield Outcome(task.file.path, kind, Status.MOVED if task.file.id in moved else Status.INDEXED)
     return left

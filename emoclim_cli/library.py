@@ -25,21 +25,19 @@ import numpy as np
 
 from emoclim_cli import snapshot
 from emoclim_cli.errors import LibraryBusy, LibraryError, NoLibrary
-from emoclim_cli.media import MediaItem, MediaKind, item_id
-from emoclim_cli.snapshot import ID_DTYPE, Texts, Version, View, raw_ids
+from emoclim_cli.media import MediaKind
+from emoclim_cli.rows import SKIPPED, Row, SkippedFile, item_columns, item_table, rows_of, skipped_table, vector_column, vectors, view_of
+from emoclim_cli.snapshot import Version, View
 
 FORMAT = 1
-SKIPPED = "skipped"
-"""The table of files that could not be used."""
 IDS_PER_FILTER = 2000
 ROWS_PER_REMAP = 16384
 FRAGMENTS_AT_WORK, FRAGMENTS_AT_REST, VERSIONS_AT_REST = 48, 12, 40
 """Each commit adds a version and often a fragment, and each manifest lists all fragments; compaction rewrites them as one. That is done
 in the middle of a run for the first of these, at its end for the others."""
+READ_ATTEMPTS = 20
 KEEP_VERSIONS = timedelta(minutes=10)
 """Longer than any reader needs to copy a table it has opened."""
-
-ITEM_TEXTS = ("title", "artist", "album", "taken")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,28 +66,6 @@ class SpaceRef:
     name: str
     dim: int
     sources: Mapping[MediaKind, FeatureSource]
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """An item with what was computed for it."""
-
-    item: MediaItem
-    content: str
-    """`media.content_digest`."""
-    features: np.ndarray
-    """(d,) float32."""
-    emotion: np.ndarray
-    """(e,) float32, unit norm, made by the library's space."""
-
-
-@dataclass(frozen=True, slots=True)
-class SkippedFile:
-    path: str
-    kind: MediaKind
-    size: int
-    mtime_ns: int
-    reason: str
 
 
 class Library:
@@ -234,42 +210,20 @@ class Library:
             table = self._connect().open_table(name)
             for start in range(0, len(ids), IDS_PER_FILTER):
                 where = f"{_id_filter(ids[start : start + IDS_PER_FILTER])} AND space = '{space.id}' AND emotion IS NOT NULL"
-                part = table.search().where(where).to_arrow().combine_chunks()
-                features, emotion = _matrix(part["features"]), _matrix(part["emotion"])
-                for i, row in enumerate(part.drop_columns(["features", "emotion"]).to_pylist()):
-                    details = {key: row[key] for key in (*ITEM_TEXTS, "duration_s")}
-                    item = MediaItem(os.fsdecode(row["path"]), kind, row["size"], row["mtime_ns"], **details)
-                    found[row["id"]] = Row(item, row["content"], features[i], emotion[i])
+                found |= rows_of(table.search().where(where).to_arrow().combine_chunks(), kind)
         return found
 
     # Writing: each call is one commit for each table it touches
 
     def upsert(self, kind: MediaKind, rows: Sequence[Row]) -> None:
         """Adds rows, or replaces those of the same path. They are present and belong to the library's space."""
-        import pyarrow as pa
-
         self._check_writing()
-        latest = {row.item.id: row for row in rows}
-        rows = list(latest.values())
         if not rows:
             return
         space = self._space()
-        columns: dict[str, Any] = {
-            "id": list(latest),
-            "path": [os.fsencode(row.item.path) for row in rows],
-            "size": [row.item.size for row in rows],
-            "mtime_ns": [row.item.mtime_ns for row in rows],
-            "content": [row.content for row in rows],
-            **{name: [_storable(getattr(row.item, name)) for row in rows] for name in ITEM_TEXTS},
-            "duration_s": [row.item.duration_s for row in rows],
-            "gone": [False] * len(rows),
-            "features": _fixed_lists(np.stack([row.features for row in rows])),
-            "emotion": _fixed_lists(np.stack([row.emotion for row in rows])),
-            "space": [space.id] * len(rows),
-        }
         with self._translated():
             table = self._table_of(kind)
-            data = pa.table({name: columns[name] for name in table.schema.names}, table.schema)
+            data = item_table(rows, space.id, table.schema.names)
             table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(data)
 
     def mark_gone(self, kind: MediaKind, ids: Iterable[str], gone: bool = True) -> None:
@@ -284,26 +238,13 @@ class Library:
 
     def skip(self, files: Sequence[SkippedFile]) -> None:
         """Remembers files that could not be used."""
-        import pyarrow as pa
-
         self._check_writing()
-        latest = {item_id(file.path): file for file in files}
-        if not latest:
+        if not files:
             return
-        files = list(latest.values())
-        columns = {
-            "id": list(latest),
-            "path": [os.fsencode(file.path) for file in files],
-            "kind": [str(file.kind) for file in files],
-            "size": [file.size for file in files],
-            "mtime_ns": [file.mtime_ns for file in files],
-            "reason": [_storable(file.reason) for file in files],
-        }
         with self._translated():
-            texts, numbers = ("id", "kind", "reason"), ("size", "mtime_ns")
-            types = {"path": pa.binary(), **dict.fromkeys(texts, pa.string()), **dict.fromkeys(numbers, pa.int64())}
-            table = self._table(SKIPPED, pa.schema({name: types[name] for name in columns}))
-            table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(pa.table(columns, table.schema))
+            data = skipped_table(files)
+            table = self._table(SKIPPED, data.schema)
+            table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(data)
 
     def unskip(self, ids: Iterable[str]) -> None:
         """Forgets that files could not be used."""
@@ -340,8 +281,8 @@ class Library:
             for batch in reader.select(["id", "features"]).to_batches(batch_size=ROWS_PER_REMAP):
                 if batch.num_rows == 0:
                     continue
-                vectors = project(_matrix(batch["features"]))
-                data = pa.table({"id": batch["id"], "emotion": _fixed_lists(vectors), "space": [space.id] * len(vectors)})
+                emotion = vector_column(project(vectors(batch["features"])))
+                data = pa.table({"id": batch["id"], "emotion": emotion, "space": [space.id] * batch.num_rows})
                 table.merge_insert("id").when_matched_update_all().execute(data)
                 count += batch.num_rows
         return count
@@ -400,16 +341,12 @@ class Library:
 
     def _table_of(self, kind: MediaKind) -> Any:
         """The writer's handle of the items of a kind, its emotion column as wide as the library's space."""
-        import pyarrow as pa
-
         space = self._space()
         source = space.sources[kind]
-        emotion = pa.field("emotion", pa.list_(pa.float32(), space.dim))
-        types = {"id": pa.string(), "path": pa.binary(), "size": pa.int64(), "mtime_ns": pa.int64(), "content": pa.string()}
-        types |= {**dict.fromkeys(ITEM_TEXTS, pa.string()), "duration_s": pa.float64(), "gone": pa.bool_()}
-        types |= {"features": pa.list_(pa.float32(), source.dim), "emotion": emotion.type, "space": pa.string()}
-        table = self._table(_table_name(kind, source), pa.schema(types))
+        schema = item_columns(source.dim, space.dim)
+        table = self._table(_table_name(kind, source), schema)
         # A space of another width: every vector is of another space, so none is lost that could be searched.
+        emotion = schema.field("emotion")
         if "emotion" in table.schema.names and table.schema.field("emotion").type != emotion.type:
             table.drop_columns(["emotion"])
         if "emotion" not in table.schema.names:
@@ -452,13 +389,13 @@ class Library:
     def _read_table(self, name: str) -> tuple[Version, View]:
         with self._translated():
             table = self._connect().open_table(name)
-            while True:  # until no writer commits between the two
+            for _ in range(READ_ATTEMPTS):  # until no writer commits between the two lines
                 version = snapshot.latest_version(self._table_folder(name))
                 table.checkout_latest()
                 if version is not None and table.version == version.number:
-                    break
-            wanted = [column for column in table.schema.names if column != "features"]
-            return version, _view_of(name, table.search().select(wanted).to_arrow().combine_chunks())
+                    wanted = [column for column in table.schema.names if column != "features"]
+                    return version, view_of(name, table.search().select(wanted).to_arrow().combine_chunks())
+        raise LibraryError(f"the table {name} of the library {self.folder} changes too fast to be read", "try again")
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -501,60 +438,3 @@ def _table_name(kind: MediaKind, source: FeatureSource) -> str:
 def _id_filter(ids: Iterable[str]) -> str:
     quoted = ", ".join(f"'{one}'" for one in ids)
     return f"id IN ({quoted})"
-
-
-def _storable(text: str) -> str:
-    """Text as UTF-8 can hold it."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _fixed_lists(matrix: np.ndarray) -> Any:
-    import pyarrow as pa
-
-    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(matrix, np.float32).ravel()), matrix.shape[1])
-
-
-def _matrix(column: Any) -> np.ndarray:
-    """(n, width) float32 of a column of fixed-size lists; rows of null are zeros."""
-    import pyarrow as pa
-
-    if isinstance(column, pa.ChunkedArray):
-        column = column.combine_chunks()
-    width = column.type.list_size
-    values = column.values.slice(column.offset * width, len(column) * width).fill_null(0).to_numpy(zero_copy_only=False)
-    matrix: np.ndarray = values.reshape(-1, width)
-    if column.null_count:
-        matrix = np.where(column.is_valid().to_numpy(zero_copy_only=False)[:, None], matrix, np.float32(0))
-    return matrix
-
-
-def _view_of(name: str, table: Any) -> View:
-    """A table without its features -> a view, sorted by id."""
-    n, names = table.num_rows, set(table.schema.names)
-    ids = raw_ids(table["id"].to_pylist())
-    order = np.argsort(ids)
-    described = [column for column in ("kind", "reason", *ITEM_TEXTS, "duration_s") if column in names]
-    columns = {column: table[column].to_pylist() for column in described}
-    about = {} if name == SKIPPED else {"kind": name.partition(".")[0]}
-    details = [json.dumps(about | {key: values[i] for key, values in columns.items() if values[i]}).encode() for i in order]
-    paths = table["path"].to_pylist()
-    content = raw_ids(table["content"].to_pylist()) if "content" in names else np.zeros(n, ID_DTYPE)
-    gone = table["gone"].to_numpy() if "gone" in names else np.zeros(n, bool)
-    spaces, space_index = np.zeros(0, "U1"), np.full(n, -1, np.int32)
-    emotion = np.zeros((n, 0), np.float32)
-    if "emotion" in names:
-        emotion = _matrix(table["emotion"])
-        spaces, space_index = np.unique(np.array(table["space"].to_pylist(), dtype=str), return_inverse=True)
-        space_index = np.where(table["emotion"].is_valid().to_numpy(), space_index, -1).astype(np.int32)
-    return View(
-        ids=ids[order],
-        size=table["size"].to_numpy()[order],
-        mtime_ns=table["mtime_ns"].to_numpy()[order],
-        gone=gone[order],
-        content=content[order],
-        space_index=space_index[order],
-        spaces=spaces,
-        emotion=emotion[order],
-        path_bytes=Texts.of([paths[i] for i in order]),
-        details=Texts.of(details),
-    )

@@ -12,10 +12,10 @@ DEFAULT_TAU = 0.07
 
 
 def overlap(x: Tensor, y: Tensor) -> Tensor:
-    """(a, c) and (b, c), rows the sets of emotions an item may have (0 or 1) -> (a, b) how far two items count as positives, 0 to 1.
+    """(a, c) and (b, c), rows the sets of emotions an item may have (0 or 1) -> (a, b) how far two items are positives, 0 to 1.
 
-    The share of what both may be in what either may be (Jaccard). With one emotion per item this is 1 for equal labels and 0 otherwise, as in the paper;
-    a piece known only by its quadrant is a part-positive of every emotion in that quadrant.
+    The share of what both may be in what either may be (Jaccard). With one emotion per item this is 1 for equal labels and 0 otherwise, as
+    in the paper; a piece known only by its quadrant is a part-positive of every emotion in that quadrant.
     """
     both = x @ y.T
     either = x.sum(1, keepdim=True) + y.sum(1) - both
@@ -25,9 +25,9 @@ def overlap(x: Tensor, y: Tensor) -> Tensor:
 def contrastive(anchors: Tensor, candidates: Tensor, positives: Tensor, tau: float = DEFAULT_TAU, *, intra: bool = False) -> Tensor:
     """Equations 2 and 3: supervised contrastive loss of (a, e) anchors against (b, e) candidates; `positives` (a, b) >= 0.
 
-    -1/a sum_i sum_p w_ip log( exp(a_i . b_p / tau) / sum_k exp(a_i . b_k / tau) ), w the rows of `positives` scaled to sum 1: 1/|P(i)| for 0/1
-    positives. With `intra` the candidates are the anchors, and an anchor is neither its own positive nor in its own sum. An anchor without a
-    positive adds nothing, but counts in a.
+    -1/a sum_i sum_p w_ip log( exp(a_i . b_p / tau) / sum_k exp(a_i . b_k / tau) ), w the rows of `positives` scaled to sum 1: 1/|P(i)| for
+    0/1 positives. With `intra` the candidates are the anchors, and an anchor is neither its own positive nor in its own sum. An anchor
+    without a positive adds nothing, but counts in a.
     """
     logits = anchors @ candidates.T / tau
     if intra:
@@ -40,7 +40,7 @@ def contrastive(anchors: Tensor, candidates: Tensor, positives: Tensor, tau: flo
 
 
 def total(photos: Tensor, music: Tensor, photo_sets: Tensor, music_sets: Tensor, tau: float = DEFAULT_TAU) -> dict[str, Tensor]:
-    """Equation 4 by its four terms, each already times 0.25: their sum is the loss. (a, e), (b, e) and their emotion sets (a, c), (b, c)."""
+    """Equation 4 by its four terms, each already times 0.25: their sum is the loss. (a, e), (b, e); emotion sets (a, c), (b, c)."""
     across = overlap(photo_sets, music_sets)
     return {
         "photo->music": 0.25 * contrastive(photos, music, across, tau),

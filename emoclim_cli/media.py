@@ -95,7 +95,8 @@ SUFFIXES: dict[str, MediaKind] = {
 }
 RAW_SUFFIXES = frozenset("dng nef nrw cr2 cr3 arw sr2 orf rw2 raf pef srw".split())
 
-# First bytes -> kind, for the formats whose signature decides alone. Those that need a second look are in `sniff`.
+# First bytes -> kind, for the formats whose signature decides alone; with the version or size that follows where the letters alone could
+# begin a text. Those that need a second look are in `sniff`.
 SIGNATURES: tuple[tuple[bytes, MediaKind], ...] = (
     (b"\xff\xd8\xff", MediaKind.PHOTO),
     (b"\x89PNG\r\n\x1a\n", MediaKind.PHOTO),
@@ -109,16 +110,18 @@ SIGNATURES: tuple[tuple[bytes, MediaKind], ...] = (
     (b"IIU\x00", MediaKind.PHOTO),  # Panasonic raw
     (b"FUJIFILMCCD-RAW", MediaKind.PHOTO),
     (b"fLaC", MediaKind.MUSIC),
-    (b"ID3", MediaKind.MUSIC),
-    (b"MAC ", MediaKind.MUSIC),
+    (b"ID3\x02", MediaKind.MUSIC),
+    (b"ID3\x03", MediaKind.MUSIC),
+    (b"ID3\x04", MediaKind.MUSIC),
     (b"wvpk", MediaKind.MUSIC),
     (b"TTA1", MediaKind.MUSIC),
     (b"TTA2", MediaKind.MUSIC),
-    (b"DSD ", MediaKind.MUSIC),
+    (b"DSD \x1c\0\0\0", MediaKind.MUSIC),
     (b"FRM8", MediaKind.MUSIC),
     (b"MPCK", MediaKind.MUSIC),
-    (b"MP+", MediaKind.MUSIC),
-    (b"caff", MediaKind.MUSIC),
+    (b"MP+\x07", MediaKind.MUSIC),
+    (b"MP+\x17", MediaKind.MUSIC),
+    (b"caff\0\x01", MediaKind.MUSIC),
     (b".snd", MediaKind.MUSIC),
 )
 PHOTO_BRANDS = frozenset((b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"crx "))
@@ -141,6 +144,8 @@ def sniff(head: bytes, suffix: str) -> MediaKind | None:
     if head[:4] == b"RIFF" or head[:4] in (b"RF64", b"BW64"):
         return {b"WAVE": MediaKind.MUSIC, b"WEBP": MediaKind.PHOTO}.get(head[8:12])
     if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
+        return MediaKind.MUSIC
+    if head[:4] == b"MAC " and head[5:6] in (b"\x0e", b"\x0f"):  # Monkey's Audio, version 3.58 to 4.09
         return MediaKind.MUSIC
     if head[:4] == b"OggS":
         return None if b"theora" in head else MediaKind.MUSIC

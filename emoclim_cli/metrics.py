@@ -1,7 +1,7 @@
 """Retrieval metrics: rank all candidates by cosine, correct = the query's label. Shape letters: q queries, m candidates, e emotion dim.
 
-Vectorised over blocks of queries, so that memory does not grow with q * m. Candidates of one score count as their orders do on average, so that a
-space in which all is one point is no better than chance, whatever the order of the data.
+Vectorised over blocks of queries, so that memory does not grow with q * m. Candidates of one score count as their orders do on average, so
+that a space in which all is one point is no better than chance, whatever the order of the data.
 """
 
 from __future__ import annotations
@@ -73,5 +73,6 @@ def retrieve(
 
 def macro(values: np.ndarray, labels: np.ndarray) -> tuple[float, dict[str, float]]:
     """The mean over labels of each label's mean, and each label's mean; NaN queries are left out."""
-    per_label = {str(label): float(np.nanmean(values[labels == label])) for label in np.unique(labels) if not np.isnan(values[labels == label]).all()}
+    known = ~np.isnan(values)
+    per_label = {str(label): float(values[known & (labels == label)].mean()) for label in np.unique(labels[known])}
     return (float(np.mean(list(per_label.values()))) if per_label else float("nan")), per_label

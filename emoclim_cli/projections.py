@@ -2,8 +2,8 @@
 
 Shape letters: n items, d feature dim, h hidden width, e emotion dim, c emotions.
 
-A space is a folder: `space.json` (describes itself), `weights.safetensors` (arrays only), `README.md` (its model card). Applying a projection is three
-small matrix products, so it is done in numpy: a query and a re-map need no torch.
+A space is a folder: `space.json` (describes itself), `weights.safetensors` (arrays only), `README.md` (its model card). Applying a
+projection is two small matrix products, so it is done in numpy: a query and a re-map need no torch.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ DEFAULT_SPACE = "emoclim-1"
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """Linear - ReLU - Linear - unit norm (paper, section 2.2). Batch norm and the features' standardisation are folded into the first layer."""
+    """Linear - ReLU - Linear - unit norm (paper, section 2.2).
+
+    Batch norm and the features' standardisation are folded into the first layer.
+    """
 
     w1: np.ndarray  # (d, h)
     b1: np.ndarray  # (h,)
@@ -144,14 +147,18 @@ class EmotionSpace:
         from safetensors.numpy import load_file
 
         try:
-            text = json.loads((folder / "space.json").read_text(encoding="utf-8"))
+            text = dict(json.loads((folder / "space.json").read_text(encoding="utf-8")))
+            # First: a newer format may keep its weights elsewhere.
+            if text.get("format") != FORMAT_VERSION:
+                raise ModelError(
+                    f"{folder} is a space of format {text.get('format')}, this emoclim reads {FORMAT_VERSION}", "upgrade emoclim"
+                )
             arrays = load_file(folder / "weights.safetensors")
-        except (OSError, ValueError, SafetensorError) as error:
+        except (OSError, ValueError, TypeError, SafetensorError) as error:
             raise ModelError(f"{folder} is not a readable emotion space: {error}", "emoclim spaces list") from error
-        if text.get("format") != FORMAT_VERSION:
-            raise ModelError(f"{folder} is a space of format {text.get('format')}, this emoclim reads {FORMAT_VERSION}", "upgrade emoclim")
         own = {"format", "name", "id", "photo_encoder", "music_encoder", "digests", "dim", "emotions", "temperature"}
         try:
+            stated_id = text["id"]
             space = cls(
                 name=str(text["name"]),
                 encoders={MediaKind.PHOTO: text["photo_encoder"], MediaKind.MUSIC: text["music_encoder"]},
@@ -165,18 +172,18 @@ class EmotionSpace:
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"{folder}: space.json or the weights lack {error}") from error
         _check_shapes(space, folder)
-        if text["id"] != space.id:
+        if stated_id != space.id:
             raise ModelError(f"{folder}: the weights are not those that space.json describes", "install the space again")
         return space
 
 
 def _check_shapes(space: EmotionSpace, folder: Path) -> None:
+    if space.prototypes.ndim != 2 or len(space.prototypes) != len(space.emotions) or not space.temperature > 0:
+        raise ModelError(f"{folder}: the prototypes do not fit the emotions")
     for kind, p in space.projections.items():
-        d, h = p.w1.shape if p.w1.ndim == 2 else (-1, -1)
+        h = p.w1.shape[1] if p.w1.ndim == 2 else -1
         if p.b1.shape != (h,) or p.w2.shape != (h, space.dim) or p.b2.shape != (space.dim,):
             raise ModelError(f"{folder}: the {kind} projection's arrays do not fit each other")
-    if space.prototypes.shape != (len(space.emotions), space.dim) or not space.temperature > 0:
-        raise ModelError(f"{folder}: the prototypes do not fit the emotions")
 
 
 def shipped_spaces() -> Path:

@@ -27,7 +27,8 @@ def hz_of_mel(mel: np.ndarray) -> np.ndarray:
 def mel_filters(sample_rate_hz: int, n_fft: int, n_mels: int, low_hz: float, high_hz: float) -> np.ndarray:
     """(m, n_fft / 2 + 1) float32 triangles of equal area on Slaney's scale."""
     bins_hz = np.fft.rfftfreq(n_fft, 1 / sample_rate_hz)
-    edges_hz = hz_of_mel(np.linspace(mel_of_hz(np.float64(low_hz)), mel_of_hz(np.float64(high_hz)), n_mels + 2))
+    low_mel, high_mel = mel_of_hz(np.array([low_hz, high_hz]))
+    edges_hz = hz_of_mel(np.linspace(low_mel, high_mel, n_mels + 2))
     rise = (bins_hz - edges_hz[:-2, None]) / np.diff(edges_hz)[:-1, None]
     fall = (edges_hz[2:, None] - bins_hz) / np.diff(edges_hz)[1:, None]
     area = 2 / (edges_hz[2:] - edges_hz[:-2])

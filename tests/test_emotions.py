@@ -56,12 +56,16 @@ def test_what_holds_no_mood_word_is_not_a_mood(text: str) -> None:
     assert parse_mood(text) is None
 
 
-@pytest.mark.parametrize("text", ["./sad", "sad/", "/tmp/sad", "sad.jpg", "./happy+sad", "holiday/fun+sad", "sad+dog.jpg", "sad+.mp3", "c:\\sad+happy"])
+@pytest.mark.parametrize(
+    "text", ["./sad", "sad/", "/tmp/sad", "sad.jpg", "./happy+sad", "holiday/fun+sad", "sad+dog.jpg", "sad+.mp3", "c:\\sad+happy"]
+)
 def test_what_looks_like_a_path_is_not_a_mood(text: str) -> None:
     assert parse_mood(text) is None
 
 
-@pytest.mark.parametrize(("text", "unknown"), [("sad+hapy", "hapy"), ("awe+sad", "awe"), ("sad+", "(nothing)"), ("fish+sad+chips", "fish, chips")])
+@pytest.mark.parametrize(
+    ("text", "unknown"), [("sad+hapy", "hapy"), ("awe+sad", "awe"), ("sad+", "(nothing)"), ("fish+sad+chips", "fish, chips")]
+)
 def test_a_blend_with_an_unknown_word_names_it_and_the_known_ones(text: str, unknown: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_mood(text)

@@ -21,9 +21,10 @@ from emoclim_cli.emotions import EMOTIONS
 from emoclim_cli.encoders import EncoderInfo
 from emoclim_cli.errors import LibraryBusy, ModelError, UnreadableMedia, UsageError
 from emoclim_cli.indexing import Outcome, Status, Summary, apply, forget, space_ref, status
-from emoclim_cli.library import Library, Root, Row
+from emoclim_cli.library import Library, Root
 from emoclim_cli.media import MediaItem, MediaKind, content_digest, item_id
 from emoclim_cli.projections import EmotionSpace, Projection, unit
+from emoclim_cli.rows import Row
 
 PHOTO, MUSIC = MediaKind.PHOTO, MediaKind.MUSIC
 
@@ -599,7 +600,15 @@ class TestInterrupted:
 
 class TestNames:
     def test_names_that_are_not_utf8_and_worse(self, bench: Bench) -> None:
-        names = [b"caf\xe9.png", b"new\nline.png", b"it's \"quoted\".png", b" %20#;--.png", "naïve 🎵.png".encode(), b"#a.png", b"back\\slash.png"]
+        names = [
+            b"caf\xe9.png",
+            b"new\nline.png",
+            b'it\'s "quoted".png',
+            b" %20#;--.png",
+            "naïve 🎵.png".encode(),
+            b"#a.png",
+            b"back\\slash.png",
+        ]
         for i, name in enumerate(names):
             photo(os.path.join(os.fsencode(bench.media), name), i)
         assert bench.run().indexed == len(names)
@@ -630,7 +639,7 @@ class TestRoots:
         return first, second
 
     def test_missing_is_offline(self, bench: Bench, roots: tuple[Path, Path]) -> None:
-        first, second = roots
+        first, _ = roots
         first.rename(bench.media / "unplugged")
         summary = bench.run()
         assert (summary.offline_roots, summary.gone, summary.seen) == ([str(first)], 0, 3)
@@ -701,7 +710,7 @@ class TestRoots:
         assert (summary.offline_roots, summary.gone) == ([], 2)
 
     def test_excluded(self, bench: Bench, roots: tuple[Path, Path]) -> None:
-        first, second = roots
+        _, second = roots
         what = plan(bench.library, [Root(str(second), ("010*",))], space_ref(bench.space))
         list(bench.stream(what))
         assert bench.paths() == ["first/000.png", "first/001.png", "second/011.png", "second/012.png"]
@@ -853,5 +862,7 @@ def test_ten_thousand_unchanged_files_without_lancedb(bench: Bench) -> None:
         assert not heavy, heavy
         print(seconds)
     """
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code, str(bench.library.folder)], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, str(bench.library.folder)], check=True, capture_output=True, text=True
+    )
     assert float(done.stdout) < 3  # measured: see the README; this bound is for busy machines

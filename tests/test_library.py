@@ -13,8 +13,9 @@ import pytest
 
 from emoclim_cli import snapshot
 from emoclim_cli.errors import LibraryBusy, LibraryError, NoLibrary
-from emoclim_cli.library import FeatureSource, Library, Root, Row, SkippedFile, SpaceRef
+from emoclim_cli.library import FeatureSource, Library, Root, SpaceRef
 from emoclim_cli.media import MediaItem, MediaKind, item_id
+from emoclim_cli.rows import Row, SkippedFile
 from emoclim_cli.snapshot import View, raw_ids
 
 PHOTO, MUSIC = MediaKind.PHOTO, MediaKind.MUSIC
@@ -33,9 +34,7 @@ def rows_of(paths: Sequence[str], kind: MediaKind = PHOTO, dim: int = 5, seed: i
     rng = np.random.default_rng(seed)
     features = rng.normal(size=(len(paths), SOURCES[kind].dim)).astype(np.float32)
     emotion = unit(rng.normal(size=(len(paths), dim)))
-    return [
-        Row(MediaItem(path, kind, 100 + i, 1000 + i, **details), f"{i:032x}", features[i], emotion[i]) for i, path in enumerate(paths)
-    ]
+    return [Row(MediaItem(path, kind, 100 + i, 1000 + i, **details), f"{i:032x}", features[i], emotion[i]) for i, path in enumerate(paths)]
 
 
 @pytest.fixture
@@ -127,7 +126,9 @@ class TestFolder:
 class TestRows:
     def test_what_goes_in_comes_out(self, library: Library) -> None:
         path = os.fsdecode(b"/caf\xe9 'q' \"d\"\n\\.jpg")
-        row = Row(MediaItem(path, MUSIC, 1 << 40, 1_700_000_000_123_456_789, "tïtle", "a'b", "c", 12.34, ""), "ab" * 16, np.ones(7), np.eye(5)[2])
+        row = Row(
+            MediaItem(path, MUSIC, 1 << 40, 1_700_000_000_123_456_789, "tïtle", "a'b", "c", 12.34, ""), "ab" * 16, np.ones(7), np.eye(5)[2]
+        )
         view = fill(library, [row], MUSIC)
         assert view.item(0) == row.item
         assert view.id(0) == item_id(path)
@@ -346,9 +347,10 @@ class TestRemap:
                 raise KeyboardInterrupt
             return self.project(features)
 
-        with pytest.raises(KeyboardInterrupt), library.writing():
+        with library.writing():
             library.set_space(space_of("second"))
-            library.remap(PHOTO, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                library.remap(PHOTO, interrupted)
         library = Library.open(library.folder)
         view = library.view(PHOTO)
         assert 0 < view.current.sum() < 64
@@ -473,3 +475,17 @@ def test_damaged_tables_are_a_library_error(library: Library) -> None:
         manifest.write_bytes(b"rubbish")
     with pytest.raises(LibraryError, match="cannot be used"):
         Library.open(library.folder).view(PHOTO)
+
+
+def test_a_run_that_died_while_the_vectors_changed_width(library: Library) -> None:
+    rows = rows_of(["/a", "/b"])
+    fill(library, rows)
+    import lancedb
+
+    lancedb.connect(library.folder / "tables").open_table("photo.toy.01234567").drop_columns(["emotion"])
+    library = Library.open(library.folder)
+    view = library.view(PHOTO)
+    assert (len(view), view.current.sum(), len(view.search(np.ones(5))[0])) == (2, 0, 0)
+    with library.writing():
+        assert library.remap(PHOTO, lambda features: unit(features[:, :5])) == 2
+    assert library.view(PHOTO).current.all()

@@ -17,7 +17,9 @@ def overlap_oracle(x: list[set[str]], y: list[set[str]]) -> list[list[float]]:
     return [[len(one & other) / len(one | other) for other in y] for one in x]
 
 
-def contrastive_oracle(anchors: list[list[float]], candidates: list[list[float]], positives: list[list[float]], tau: float, intra: bool) -> float:
+def contrastive_oracle(
+    anchors: list[list[float]], candidates: list[list[float]], positives: list[list[float]], tau: float, intra: bool
+) -> float:
     def exp_dot(one: list[float], other: list[float]) -> float:
         return math.exp(sum(p * q for p, q in zip(one, other, strict=True)) / tau)
 

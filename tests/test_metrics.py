@@ -40,7 +40,9 @@ def check(
     candidate_groups: np.ndarray | None = None,
 ) -> None:
     for i, query in enumerate(queries.tolist()):
-        left = [j for j in range(len(candidates)) if query_groups is None or candidate_groups is None or query_groups[i] != candidate_groups[j]]
+        left = [
+            j for j in range(len(candidates)) if query_groups is None or candidate_groups is None or query_groups[i] != candidate_groups[j]
+        ]
         correct = [bool(query_labels[i] == candidate_labels[j]) for j in left]
         if not any(correct):
             assert all(math.isnan(values[i]) for values in (*result.precision.values(), result.reciprocal_rank, result.chance))
@@ -117,10 +119,16 @@ corners = st.sampled_from([(1.0, 0.0), (0.0, 1.0), (-1.0, 0.0)])
 words = st.sampled_from(["happy", "sad"])
 
 
-@given(st.lists(st.tuples(corners, words, st.integers(0, 2)), min_size=1, max_size=6), st.lists(st.tuples(corners, words, st.integers(0, 2)), min_size=1, max_size=3))
-def test_ties_count_as_their_orders_do_on_average(many: list[tuple[tuple[float, float], str, int]], few: list[tuple[tuple[float, float], str, int]]) -> None:
+@given(
+    st.lists(st.tuples(corners, words, st.integers(0, 2)), min_size=1, max_size=6),
+    st.lists(st.tuples(corners, words, st.integers(0, 2)), min_size=1, max_size=3),
+)
+def test_ties_count_as_their_orders_do_on_average(
+    many: list[tuple[tuple[float, float], str, int]], few: list[tuple[tuple[float, float], str, int]]
+) -> None:
     (candidates, labels, groups), (queries, query_labels, query_groups) = (
-        (np.array([row[0] for row in rows], np.float32), np.array([row[1] for row in rows]), np.array([row[2] for row in rows])) for rows in (many, few)
+        (np.array([row[0] for row in rows], np.float32), np.array([row[1] for row in rows]), np.array([row[2] for row in rows]))
+        for rows in (many, few)
     )
     check(retrieve(queries, candidates, query_labels, labels, ks=KS), queries, candidates, query_labels, labels)
     result = retrieve(queries, candidates, query_labels, labels, ks=KS, query_groups=query_groups, candidate_groups=groups)

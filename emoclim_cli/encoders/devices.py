@@ -42,5 +42,5 @@ def _has_bfloat16() -> bool:
     """Native bfloat16: emulated, it is slower than float32."""
     import torch
 
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # absent before torch 2.10
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # absent before torch 2.10
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))

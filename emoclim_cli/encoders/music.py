@@ -87,10 +87,13 @@ class MusicEncoder:
     def _run(self, index: int, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         network, session = self._networks[index], self._sessions[index]
         stacked = np.concatenate(inputs)
-        outputs = [
-            session.run([network.output], {network.input: stacked[start : start + INPUTS_PER_RUN]})[0].reshape(-1, network.dim)
-            for start in range(0, len(stacked), INPUTS_PER_RUN)
-        ]
+        try:
+            outputs = [
+                session.run([network.output], {network.input: stacked[start : start + INPUTS_PER_RUN]})[0].reshape(-1, network.dim)
+                for start in range(0, len(stacked), INPUTS_PER_RUN)
+            ]
+        except Exception as error:
+            raise ModelError(f"the network {self.info.weights[index]} cannot be run: {error}", "emoclim models verify") from error
         return np.split(np.concatenate(outputs), np.cumsum([len(i) for i in inputs])[:-1])
 
 
