@@ -10,8 +10,7 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
-from emoclim_cli import weights
-from emoclim_cli.decoding import codecs
+from emoclim_cli import audio, photos, weights
 from emoclim_cli.encoders import encoder_info
 from emoclim_cli.encoders.devices import choose_device
 from emoclim_cli.errors import EmoclimError
@@ -55,7 +54,7 @@ def run(library: str, cache: Path, load_space: Callable[[], EmotionSpace]) -> li
         hint = "" if row["present"] else f"emoclim models fetch {row['name']}"
         detail = f"{row['licence']}, {'in' if row['present'] else 'not in'} {cache}"
         checks.append(Check(f"weights {row['name']}", row["present"], detail, hint, needed=row["name"] in wanted))
-    missing = sorted(name for name, works in codecs().items() if not works)
+    missing = sorted(name for name, works in {**photos.formats(), **audio.formats()}.items() if not works)
     checks.append(Check("codecs", not missing, "all" if not missing else f"without {', '.join(missing)}", needed=False))
     checks.append(_library_check(library))
     return checks

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from emoclim_cli import __version__, console
-from emoclim_cli.errors import EmoclimError, MissingWeights, UsageError
-from emoclim_cli.media import MediaKind
+from emoclim_cli.errors import EmoclimError, MissingWeights, ModelError, UsageError
+from emoclim_cli.media import MediaKind, printable
 
 if TYPE_CHECKING:
     from emoclim_cli.datasets import LabelledFeatures
@@ -30,10 +30,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-models_app = typer.Typer(help="The pretrained networks: where from, size, licence, present.", no_args_is_help=True, rich_markup_mode=None)
-spaces_app = typer.Typer(help="The emotion spaces: trained projections, shipped and installed.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(models_app, name="models")
-app.add_typer(spaces_app, name="spaces")
+models_app = typer.Typer(
+    name="models", help="The pretrained networks: where from, size, licence, present.", no_args_is_help=True, rich_markup_mode=None
+)
+spaces_app = typer.Typer(
+    name="spaces", help="The emotion spaces: trained projections, shipped and installed.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(models_app)
+app.add_typer(spaces_app)
 
 LibraryOption = Annotated[str, typer.Option("--library", metavar="DIR", help="The library's folder (or EMOCLIM_LIBRARY).")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
@@ -86,30 +90,54 @@ def _installed_spaces() -> Path:
 
 def _load_space(flag: str, library: Library | None = None) -> EmotionSpace:
     """Flag > environment > what the library remembers > default."""
-    from emoclim_cli.projections import DEFAULT_SPACE, load_space
+    from dataclasses import replace
+
+    from emoclim_cli.projections import DEFAULT_SPACE, load_space, space_folders
 
     remembered = library.space.name if library and library.space else ""
-    return load_space(flag or os.environ.get("EMOCLIM_SPACE", "") or remembered or DEFAULT_SPACE, _installed_spaces())
+    name = flag or os.environ.get("EMOCLIM_SPACE", "") or remembered or DEFAULT_SPACE
+    space = load_space(name, _installed_spaces())
+    # The folder of a space that is not installed is its name: under that a library finds it again.
+    return space if name in space_folders(_installed_spaces()) else replace(space, name=os.path.abspath(name))
+
+
+def _open_library(flag: str) -> Library:
+    """Raises NoLibrary also where an index run has failed before it began."""
+    from emoclim_cli.errors import NoLibrary
+    from emoclim_cli.library import Library
+
+    library = Library.open(_library_folder(flag))
+    if library.space is None:
+        raise NoLibrary(f"nothing is indexed yet in {library.folder}", "emoclim index FOLDER...")
+    return library
 
 
 def _is_offline(flag: bool) -> bool:
     return flag or os.environ.get("EMOCLIM_OFFLINE", "") not in ("", "0")
 
 
-def _fetch(names: Sequence[str], offline: bool, from_dir: Path | None = None) -> None:
-    """Fetches what is absent, with a progress bar. Raises MissingWeights where that is forbidden."""
+def _fetch(names: Sequence[str], offline: bool, from_dir: Path | None = None, *, check_bytes: bool = False) -> None:
+    """Fetches what is absent or damaged, with a progress bar. Raises MissingWeights where that is forbidden."""
     from emoclim_cli import weights
 
+    check = weights.verify if check_bytes else weights.path_of
     for name in names:
         try:
-            weights.path_of(name, _weights_cache())
-        except MissingWeights as error:
+            check(name, _weights_cache())
+        except ModelError as error:
             if offline and from_dir is None:
                 raise MissingWeights(f"{error.message}, and --offline forbids fetching them", error.hint) from error
-            row = weights.WEIGHTS[name]
-            console.note(f"fetching {name} ({console.byte_size(row.sources[0].size)}, {row.licence})" + (f" from {from_dir}" if from_dir else ""))
-            with console.progress(name, row.sources[0].size, bytes_=True) as advance:
-                weights.fetch(name, _weights_cache(), from_dir=from_dir, progress=lambda done, _total, advance=advance: advance(done))
+            _fetch_absent(name, from_dir)
+
+
+def _fetch_absent(name: str, from_dir: Path | None) -> None:
+    from emoclim_cli import weights
+
+    row = weights.WEIGHTS[name]
+    size = row.sources[0].size
+    console.note(f"fetching {name} ({console.byte_size(size)}, {row.licence})" + (f" from {from_dir}" if from_dir else ""))
+    with console.progress(name, size, bytes_=True) as advance:
+        weights.fetch(name, _weights_cache(), from_dir=from_dir, progress=lambda done, _total: advance(done))
 
 
 def _encoder_maker(space: EmotionSpace, device: str, offline: bool) -> Callable[[MediaKind], Encoder]:
@@ -128,17 +156,17 @@ def _encoder_maker(space: EmotionSpace, device: str, offline: bool) -> Callable[
     return make
 
 
-# --- index ---------------------------------------------------------------------------------------------------------------------------------
+# --- index --------------------------------------------------------------------------------------------------------------------------------
 
 
 @app.command()
 def index(
-    paths: Annotated[list[str] | None, typer.Argument(metavar="[PATH...]", help="Folders and files; none: those known already.")] = None,
+    paths: Annotated[list[str] | None, typer.Argument(metavar="PATH", help="Folders and files; none: those known already.")] = None,
     library: LibraryOption = "",
     space: SpaceOption = "",
     device: DeviceOption = "auto",
-    jobs: Annotated[int, typer.Option(min=0, help="Threads that read files; 0: one per core and one more.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Files that are encoded and committed together.")] = 16,
+    jobs: Annotated[int, typer.Option(min=0, metavar="N", help="Threads that read files; 0: one per core and one more.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Files that are encoded and committed together.")] = 16,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
     exclude: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Names or paths below PATH to leave out; remembered.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 where a file could not be used.")] = False,
@@ -153,7 +181,9 @@ def index(
 
     folder = _library_folder(library)
     if not dry_run:
-        _index(Library.create(folder), paths, space, device, jobs, batch_size, exclude or [], strict, _is_offline(offline), rebuild, False, json)
+        _index(
+            Library.create(folder), paths, space, device, jobs, batch_size, exclude or [], strict, _is_offline(offline), rebuild, False, json
+        )
         return
     from emoclim_cli import indexing
 
@@ -166,9 +196,9 @@ def index(
         if json:
             console.print_json(console.summary_json(summary, _counts(opened), 0.0))
             return
-        for label, tasks in (("new", plan.new), ("changed", plan.changed), ("moved", plan.moved), ("copied", plan.copied), ("gone", plan.gone)):
-            for task in tasks:
-                console.write_bytes(f"{label}\t{console.printable(task.file.path)}\n".encode())
+        for label in ("new", "changed", "moved", "copied", "gone"):
+            for task in getattr(plan, label):
+                console.write_bytes(f"{label}\t{printable(task.file.path)}\n".encode())
         console.show_summary(summary, 0.0, dry=True)
 
 
@@ -221,12 +251,14 @@ def _index(
             if any(task.kind is kind for task in (*plan.new, *plan.changed)):
                 encoders(kind)  # what is missing is said before the first file is read
         summary = indexing.Summary.of(plan)
+        waiting = {task.file.path for task in (*plan.new, *plan.changed)}
+        jobs = jobs or (os.cpu_count() or 1) + 1
         done = 0
         try:
             with console.progress("reading", plan.to_encode) as advance:
-                for outcome in indexing.apply(plan, library, encoders, space, jobs=jobs or (os.cpu_count() or 1) + 1, batch_size=batch_size):
+                for outcome in indexing.apply(plan, library, encoders, space, jobs=jobs, batch_size=batch_size):
                     summary.count(outcome)
-                    done += outcome.status is not indexing.Status.MOVED
+                    done += outcome.path in waiting
                     advance(done)
         except KeyboardInterrupt:
             console.note(f"interrupted: {summary.indexed} files are kept in the library; go on with: emoclim index")
@@ -240,16 +272,16 @@ def _index(
         raise typer.Exit(1)
 
 
-# --- match ---------------------------------------------------------------------------------------------------------------------------------
+# --- match --------------------------------------------------------------------------------------------------------------------------------
 
 
 @app.command()
 def match(
-    query: Annotated[list[str], typer.Argument(metavar="QUERY...", help="Photos, tracks, folders or moods (sad, tender+happy); several are blended.")],
+    query: Annotated[list[str], typer.Argument(metavar="QUERY", help="Photos, tracks, folders, moods (sad, tender+happy); a blend of all.")],
     to: Annotated[str, typer.Option(metavar="music|photos|all", help="What to find; default: the other kind.")] = "",
-    limit: Annotated[int, typer.Option("-k", "--limit", min=1, help="How many.")] = 10,
-    per_artist: Annotated[int | None, typer.Option(min=1, help="No more than this many by one artist.")] = None,
-    min_score: Annotated[float, typer.Option(min=-1, max=1, help="Leave out what scores less.")] = -1.0,
+    limit: Annotated[int, typer.Option("-k", "--limit", min=1, metavar="N", help="How many.")] = 10,
+    per_artist: Annotated[int | None, typer.Option(min=1, metavar="N", help="No more than this many by one artist.")] = None,
+    min_score: Annotated[float, typer.Option(min=-1, max=1, metavar="X", help="Leave out what scores less.")] = -1.0,
     output: Annotated[str, typer.Option("-o", metavar="FILE", help="Write a playlist: .m3u8 .m3u .xspf .pls .json; - is stdout.")] = "",
     format: Annotated[str, typer.Option(metavar="NAME", help="Playlist format, where -o's suffix does not tell.")] = "",  # noqa: A002
     paths: Annotated[bool, typer.Option("--paths", help="Paths only, one per line.")] = False,
@@ -259,30 +291,28 @@ def match(
     json: JsonOption = False,
 ) -> None:
     """Ranks the items that feel like a photo, a track, a folder or a mood."""
-    from emoclim_cli import matching
-    from emoclim_cli.library import Library
+    from emoclim_cli import matching, playlists
 
-    opened = Library.open(_library_folder(library))
-    space = _load_space("", opened)
-    resolved = matching.resolve(query, opened, space, _encoder_maker(space, device, _is_offline(offline)))
     kinds = {"music": [MediaKind.MUSIC], "photos": [MediaKind.PHOTO], "all": list(MediaKind)}
     if to and to not in kinds:
         raise UsageError(f"--to {to}: unknown", f"one of: {', '.join(kinds)}")
+    if output == "-" and (json or paths):
+        raise UsageError("-o - writes a playlist to stdout, and so no other output can go there", "leave out --json and --paths")
+    playlist_format = _playlist_format(output, format)
+    opened = _open_library(library)
+    space = _load_space("", opened)
+    resolved = matching.resolve(query, opened, space, _encoder_maker(space, device, _is_offline(offline)))
     wanted = kinds[to] if to else [resolved.kind.other if resolved.kind else MediaKind.MUSIC]
     matches = matching.match(opened, space, resolved, wanted, limit=limit, per_artist=per_artist, min_score=min_score)
     if output:
-        from emoclim_cli import playlists
-
-        name = format or (playlists.format_of(output) if output != "-" else "m3u8")
         entries = [playlists.Entry(m.item.path, m.item.title, m.item.artist, m.item.duration_s, m.score) for m in matches]
         base = None if output == "-" else os.path.dirname(os.path.abspath(output))
-        data = playlists.render(playlists.Playlist(resolved.text, entries), name, base)
+        data = playlists.render(playlists.Playlist(resolved.text, entries), playlist_format, base)
         if output == "-":
             console.write_bytes(data)
             return
-        playlists.refuse_media(output)
         playlists.write_atomically(output, data)
-        console.note(f"wrote {console.printable(output)}: {len(entries)} entries")
+        console.note(f"wrote {printable(output)}: {len(entries)} entries")
     if json:
         console.print_json({"query": resolved.text, "space": space.name, "matches": [console.match_json(m) for m in matches]})
     elif paths:
@@ -291,16 +321,27 @@ def match(
         console.show_matches(resolved.text, matches)
 
 
-# --- the library ---------------------------------------------------------------------------------------------------------------------------
+def _playlist_format(output: str, name: str) -> str:
+    """Refuses an output that cannot be written before anything is computed for it."""
+    from emoclim_cli import playlists
+
+    if name and name not in playlists.FORMATS:
+        raise UsageError(f"--format {name}: unknown", f"one of: {', '.join(playlists.FORMATS)}")
+    if output in ("", "-"):
+        return name or "m3u8"
+    playlists.refuse_media(output)
+    return name or playlists.format_of(output)
+
+
+# --- the library --------------------------------------------------------------------------------------------------------------------------
 
 
 @app.command()
 def status(library: LibraryOption = "", json: JsonOption = False) -> None:
     """What is indexed, how fresh it is, and how it feels. Exit 0: fresh, 1: index again, 3: no library."""
     from emoclim_cli import indexing, matching
-    from emoclim_cli.library import Library
 
-    opened = Library.open(_library_folder(library))
+    opened = _open_library(library)
     now = indexing.status(opened)
     space = _load_space("", opened)
     fresh = now.plan.stale == 0 and opened.space is not None and opened.space.id == space.id
@@ -311,19 +352,25 @@ def status(library: LibraryOption = "", json: JsonOption = False) -> None:
         console.print_json({"library": str(opened.folder), "space": space.name, **about, "skipped": now.skipped, "emotions": emotions})
     else:
         rows = [
-            ("library", console.printable(str(opened.folder))),
+            ("library", printable(str(opened.folder))),
             ("space", space.name),
             ("photos", f"{now.photos:,}"),
             ("music", f"{now.music:,}"),
             ("could not be used", f"{now.skipped:,}" + ("  (emoclim errors)" if now.skipped else "")),
-            *(("folder", console.printable(root) + ("  (not there now)" if root in now.plan.offline_roots else "")) for root in roots),
-            ("to do", "nothing, all is fresh" if fresh else f"{now.plan.stale:,} changes since the last run: emoclim index"),
+            *(("folder", printable(root) + ("  (not there now)" if root in now.plan.offline_roots else "")) for root in roots),
+            ("to do", _to_do(now.plan.stale, fresh)),
         ]
-        console.show_table(("library", "") if console.out.is_terminal else ("key", "value"), rows)
+        console.show_facts(rows)
         if now.photos or now.music:
             console.show_table(("feels", "photos", "music"), console.emotion_rows(emotions), right=("photos", "music"))
     if not fresh:
         raise typer.Exit(1)
+
+
+def _to_do(stale: int, fresh: bool) -> str:
+    if fresh:
+        return "nothing, all is fresh"
+    return f"{stale:,} changes since the last run: emoclim index" if stale else "the space is another one now: emoclim index"
 
 
 @app.command()
@@ -335,9 +382,7 @@ def errors(
     json: JsonOption = False,
 ) -> None:
     """Files that could not be used, and why."""
-    from emoclim_cli.library import Library
-
-    opened = Library.open(_library_folder(library))
+    opened = _open_library(library)
     if retry:
         _index(opened, None, "", device, 0, 16, [], False, _is_offline(offline), False, True, json)
         return
@@ -352,20 +397,19 @@ def errors(
 
 @app.command()
 def forget(
-    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Folders or files to drop from the library; the files stay.")],
+    paths: Annotated[list[str], typer.Argument(metavar="PATH", help="Folders or files to drop from the library; the files stay.")],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     library: LibraryOption = "",
     json: JsonOption = False,
 ) -> None:
     """Drops folders or items from the library, never from the disk."""
     from emoclim_cli import indexing
-    from emoclim_cli.library import Library
 
-    opened = Library.open(_library_folder(library))
+    opened = _open_library(library)
     if not yes:
         if not sys.stdin.isatty():
             raise UsageError("forgetting is asked for without a terminal to confirm it", "add --yes")
-        names = ", ".join(map(console.printable, paths))
+        names = ", ".join(map(printable, paths))
         if not typer.confirm(f"Drop {names} from the library? (Your files stay.)", err=True):
             raise typer.Exit(1)
     with opened.writing():
@@ -376,7 +420,7 @@ def forget(
         console.note(f"dropped {removed:,} items from the library; no file was touched")
 
 
-# --- models and spaces ---------------------------------------------------------------------------------------------------------------------
+# --- models and spaces --------------------------------------------------------------------------------------------------------------------
 
 
 @models_app.command("list")
@@ -388,13 +432,12 @@ def models_list(library: LibraryOption = "", json: JsonOption = False) -> None: 
     if json:
         console.print_json({"models": rows})
         return
-    table = [(r["name"], r["kind"], r["licence"], console.byte_size(r["bytes"]), "yes" if r["present"] else "no", r["source"]) for r in rows]
-    console.show_table(("name", "kind", "licence", "download", "present", "source"), table, right=("download",))
+    console.show_weights(rows)
 
 
 @models_app.command("fetch")
 def models_fetch(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME...]", help="Weights; none: those of the default space.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Weights; none: those of the default space.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="All weights.")] = False,
     from_dir: Annotated[str, typer.Option("--from", metavar="DIR", help="Take the files from a folder instead of the network.")] = "",
     library: LibraryOption = "",  # noqa: ARG001
@@ -411,9 +454,8 @@ def models_fetch(
         wanted = [weight for kind in MediaKind for weight in encoder_info(space.encoders[kind]).weights]
     for name in wanted:
         weights.digest_of(name)  # an unknown name is said before anything is fetched
-    _fetch(wanted, _is_offline(offline), Path(from_dir) if from_dir else None)
+    _fetch(wanted, _is_offline(offline), Path(from_dir) if from_dir else None, check_bytes=True)
     for name in wanted:
-        weights.verify(name, _weights_cache())
         console.note(f"{name}: here and intact")
     if json:
         console.print_json({"models": [row for row in weights.listing(_weights_cache()) if row["name"] in wanted]})
@@ -421,7 +463,7 @@ def models_fetch(
 
 @models_app.command("verify")
 def models_verify(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME...]", help="Weights; none: all that are here.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Weights; none: all that are here.")] = None,
     library: LibraryOption = "",  # noqa: ARG001
     json: JsonOption = False,
 ) -> None:
@@ -464,7 +506,7 @@ def spaces_show(
     console.show_space(space)
 
 
-# --- training and evaluation ---------------------------------------------------------------------------------------------------------------
+# --- training and evaluation --------------------------------------------------------------------------------------------------------------
 
 PhotosOption = Annotated[str, typer.Option(metavar="CSV|DIR", help="Labelled photos: a CSV (file, emotion) or a folder per emotion.")]
 MusicOption = Annotated[str, typer.Option(metavar="CSV|DIR", help="Labelled music, the same way.")]
@@ -566,7 +608,7 @@ def evaluate(
     console.show_report(report, level)
 
 
-# --- doctor --------------------------------------------------------------------------------------------------------------------------------
+# --- doctor -------------------------------------------------------------------------------------------------------------------------------
 
 
 @app.command()
@@ -578,16 +620,17 @@ def doctor(library: LibraryOption = "", json: JsonOption = False) -> None:
     if json:
         console.print_json({"checks": [check.as_json() for check in results]})
     else:
-        marks: dict[bool | None, Any] = {True: "ok", False: "MISSING", None: "absent"}
-        console.show_table(("check", "", "detail", "hint"), [(c.name, marks[c.ok if c.needed or c.ok else None], c.detail, c.hint) for c in results])
+        marks = {True: "ok", False: "MISSING", None: "absent"}
+        rows = [(c.name, marks[c.ok if c.needed or c.ok else None], c.detail, c.hint) for c in results]
+        console.show_table(("check", "", "detail", "hint"), rows, elastic=("detail", "hint"))
     if any(check.needed and not check.ok for check in results):
         raise typer.Exit(1)
 
 
-# --- main ----------------------------------------------------------------------------------------------------------------------------------
+# --- main ---------------------------------------------------------------------------------------------------------------------------------
 
 # Typer brings its own click; these are the classes it raises, reached through what it exports.
-_CLICK_ERROR = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
+_CLICK_ERROR: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
 
 
 def main() -> None:
@@ -596,12 +639,14 @@ def main() -> None:
         sys.stdout.flush()
     except EmoclimError as error:
         if console.verbose:
-            raise
+            import traceback
+
+            traceback.print_exception(error)
         console.show_error(error)
         code = error.exit_code
     except _CLICK_ERROR as error:
-        error.show()  # type: ignore[attr-defined]
-        code = error.exit_code  # type: ignore[attr-defined]
+        error.show()
+        code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         console.note("interrupted")
         code = 130

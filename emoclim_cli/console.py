@@ -10,10 +10,12 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -36,8 +38,9 @@ COLOURS = {
     "angry": "red",
 }
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+# Only the streams tell what is a terminal: rich also believes FORCE_COLOR, which some build servers set, and scripts read our pipes.
+out = Console(highlight=False, force_terminal=sys.stdout.isatty())
+err = Console(stderr=True, highlight=False, force_terminal=sys.stderr.isatty())
 quiet = False
 """Set by `-q`: no notes, no progress; errors stay."""
 verbose = False
@@ -62,11 +65,11 @@ def print_paths(paths: Sequence[str]) -> None:
 
 def note(message: str) -> None:
     if not quiet:
-        err.print(Text(message))
+        err.print(Text(message), soft_wrap=True)
 
 
 def warn(message: str) -> None:
-    err.print(Text.assemble(("warning: ", "yellow"), message))
+    err.print(Text.assemble(("warning: ", "yellow"), message), soft_wrap=True)
 
 
 def show_error(error: EmoclimError) -> None:
@@ -75,17 +78,58 @@ def show_error(error: EmoclimError) -> None:
         err.print(Text.assemble(("  try: ", "dim"), error.hint), soft_wrap=True)
 
 
-def show_table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], *, right: Sequence[str] = (), title: str = "", caption: str = "") -> None:
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """A table cell that loses its beginning where there is no room: of a path the end tells most."""
+
+    text: str
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        text = self.text
+        while cell_len(text) > max(options.max_width, 1):
+            text = "…" + text.removeprefix("…")[1:]
+        yield Text(text, no_wrap=True)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(1, cell_len(self.text)).with_maximum(options.max_width)
+
+
+Cell = str | Text | Tail
+
+
+def show_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Cell]],
+    *,
+    right: Sequence[str] = (),
+    elastic: Sequence[str] = (),
+    title: str = "",
+    caption: str = "",
+    header: bool = True,
+) -> None:
+    """On a terminal the `elastic` columns alone give way where there is little room: their cells go over several lines.
+
+    The title, the caption and no header are for terminals only.
+    """
     if not out.is_terminal:
-        lines = ["\t".join(columns)] + ["\t".join(" ".join(str(cell).split()) for cell in row) for row in rows]
-        write_bytes(("\n".join(lines) + "\n").encode("utf-8", "backslashreplace"))
+        _write_tabbed(columns, [[str(cell) for cell in row] for row in rows])
         return
-    table = Table(title=title or None, caption=caption or None, title_justify="left", caption_justify="left", box=None, header_style="bold dim", pad_edge=False)
+    if title:
+        out.print(Text(title, "bold"), soft_wrap=True)
+    table = Table(box=None, header_style="bold dim", pad_edge=False, show_header=header)
     for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="ellipsis", no_wrap=True)
+        # A column that may be wrapped is the first to be made narrower.
+        table.add_column(Text(column), justify="right" if column in right else "left", overflow="fold", no_wrap=column not in elastic)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))  # or rich would read [x] as markup
     out.print(table)
+    if caption:
+        out.print(Text(caption, "dim"), soft_wrap=True)
+
+
+def _write_tabbed(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    lines = ["\t".join(columns), *("\t".join(" ".join(cell.split()) for cell in row) for row in rows)]
+    write_bytes(("\n".join(lines) + "\n").encode("utf-8", "backslashreplace"))
 
 
 def duration(seconds: float) -> str:
@@ -128,36 +172,42 @@ def match_json(match: Match) -> dict[str, Any]:
 
 def show_matches(query: str, matches: Sequence[Match]) -> None:
     if not out.is_terminal:
-        columns = ("rank", "score", "artist", "title", "duration", "emotion", "path")
-        rows = [
-            (str(rank), f"{m.score:.3f}", m.item.artist, m.item.display_title, duration(m.item.duration_s), max(m.emotions, key=lambda e: m.emotions[e]), m.item.path)
-            for rank, m in enumerate(matches, 1)
-        ]
-        lines = ["\t".join(columns)] + ["\t".join(" ".join(cell.split()) if cell is not row[-1] else printable(cell) for cell in row) for row in rows]
-        write_bytes(("\n".join(lines) + "\n").encode("utf-8", "backslashreplace"))
+        _write_tabbed(MATCH_FIELDS, [_match_fields(rank, m) for rank, m in enumerate(matches, 1)])
         return
     if not matches:
         note("nothing matches")
         return
-    music = any(m.item.kind is MediaKind.MUSIC for m in matches)
-    photos = any(m.item.kind is MediaKind.PHOTO for m in matches)
-    columns = ["#", "score", "feels"]
-    columns += ["artist", "title", "length"] if music else []
-    columns += ["photo", "taken"] if photos else []
-    table = [_match_row(rank, m, music=music, photos=photos) for rank, m in enumerate(matches, 1)]
+    kinds = {m.item.kind for m in matches}
+    mixed = len(kinds) > 1
+    columns = MIXED_COLUMNS if mixed else MATCH_COLUMNS[kinds.pop()]
+    rows = [(str(rank), f"{m.score:.2f}", bars(m.emotions), *_match_cells(m.item, mixed=mixed)) for rank, m in enumerate(matches, 1)]
     legend = "bars: " + " ".join(matches[0].emotions)
-    show_table(columns, table, right=("#", "length"), title=f"{printable(query)}", caption=legend)
+    elastic = ("artist", "title", "photo", "artist, title or file")
+    show_table(("#", "score", "feels", *columns), rows, right=("#", "length"), elastic=elastic, title=printable(query), caption=legend)
 
 
-def _match_row(rank: int, match: Match, *, music: bool, photos: bool) -> list[str | Text]:
-    item = match.item
-    row: list[str | Text] = [str(rank), f"{match.score:.2f}", bars(match.emotions)]
-    is_music = item.kind is MediaKind.MUSIC
-    if music:
-        row += [Text(item.artist), Text(_title(item)), duration(item.duration_s)] if is_music else ["", "", ""]
-    if photos:
-        row += [Text(_short_path(item.path)), item.taken[:10]] if not is_music else ["", ""]
-    return row
+MATCH_FIELDS = ("rank", "score", "artist", "title", "duration", "emotion", "path")
+MATCH_COLUMNS = {MediaKind.MUSIC: ("artist", "title", "length"), MediaKind.PHOTO: ("photo", "taken")}
+MIXED_COLUMNS = ("kind", "artist, title or file")
+
+
+def _match_fields(rank: int, match: Match) -> list[str]:
+    item, emotions = match.item, match.emotions
+    texts = [item.artist, item.display_title, duration(item.duration_s), max(emotions, key=lambda name: emotions[name])]
+    return [str(rank), f"{match.score:.3f}", *texts, printable(item.path)]
+
+
+def _match_cells(item: MediaItem, *, mixed: bool) -> list[Cell]:
+    if mixed:
+        named = " – ".join(filter(None, (item.artist, _title(item))))
+        return [str(item.kind), _clipped(named) if item.kind is MediaKind.MUSIC else Tail(_short_path(item.path))]
+    if item.kind is MediaKind.MUSIC:
+        return [_clipped(item.artist), _clipped(_title(item)), duration(item.duration_s)]
+    return [Tail(_short_path(item.path)), item.taken[:10]]
+
+
+def _clipped(text: str) -> Text:
+    return Text(text, no_wrap=True, overflow="ellipsis")
 
 
 def _title(item: MediaItem) -> str:
@@ -165,10 +215,12 @@ def _title(item: MediaItem) -> str:
 
 
 def _short_path(path: str) -> str:
-    """Relative to here when that is shorter."""
-    with_home = os.path.join("~", os.path.relpath(path, home)) if (home := os.path.expanduser("~")) != "/" and path.startswith(home + os.sep) else path
-    relative = os.path.relpath(path)
-    return printable(relative if len(relative) < len(with_home) else with_home)
+    """Relative to here, or with `~`, when that is shorter."""
+    home = os.path.expanduser("~")
+    names = [path, os.path.relpath(path)]
+    if home != "/" and path.startswith(home + os.sep):
+        names.append(os.path.join("~", os.path.relpath(path, home)))
+    return printable(min(names, key=len))
 
 
 def summary_json(summary: Summary, counts: Mapping[str, int], seconds: float) -> dict[str, Any]:
@@ -180,7 +232,8 @@ def show_summary(summary: Summary, seconds: float, *, dry: bool = False) -> None
     if quiet:
         return
     parts = [f"{summary.seen:,} files seen", f"{summary.indexed:,} {'to index' if dry else 'indexed'}", f"{summary.unchanged:,} unchanged"]
-    parts += [f"{count:,} {name}" for name, count in (("moved", summary.moved), ("gone", summary.gone), ("skipped", summary.skipped)) if count]
+    others = {"moved": summary.moved, "gone": summary.gone, "skipped": summary.skipped}
+    parts += [f"{count:,} {name}" for name, count in others.items() if count]
     note(", ".join(parts) + ("" if dry else f" in {seconds:.1f} s"))
     for root in summary.offline_roots:
         warn(f"{printable(root)} is not there now; what is known of it is kept")
@@ -191,8 +244,12 @@ def show_summary(summary: Summary, seconds: float, *, dry: bool = False) -> None
         warn(f"{len(summary.errors) - len(shown):,} more; all of them: emoclim errors")
 
 
+def show_facts(facts: Sequence[tuple[str, str]]) -> None:
+    show_table(("key", "value"), facts, elastic=("value",), header=False)
+
+
 def show_errors(files: Sequence[tuple[str, str]]) -> None:
-    show_table(("path", "reason"), [(printable(path), reason) for path, reason in files])
+    show_table(("path", "reason"), [(printable(path), reason) for path, reason in files], elastic=("path", "reason"))
 
 
 def emotion_rows(emotions: Mapping[str, Mapping[str, int]]) -> list[tuple[str, str, str]]:
@@ -200,18 +257,24 @@ def emotion_rows(emotions: Mapping[str, Mapping[str, int]]) -> list[tuple[str, s
     return [(name, f"{photos[name]:,}", f"{music[name]:,}") for name in photos]
 
 
+def show_weights(rows: Sequence[Mapping[str, Any]]) -> None:
+    table = [(r["name"], r["kind"], r["licence"], byte_size(r["bytes"]), "yes" if r["present"] else "no", r["source"]) for r in rows]
+    show_table(("name", "kind", "licence", "download", "present", "source"), table, right=("download",))
+
+
 def space_json(space: EmotionSpace) -> dict[str, Any]:
     encoders = {"photo_encoder": space.encoders[MediaKind.PHOTO], "music_encoder": space.encoders[MediaKind.MUSIC]}
-    return {"name": space.name, "id": space.id, **encoders, "dim": space.dim, "emotions": list(space.emotions), **space.about}
+    own = {"name": space.name, "id": space.id, **encoders, "dim": space.dim, "emotions": list(space.emotions)}
+    return {**own, "metrics": {}, **space.about}
 
 
 def show_space(space: EmotionSpace) -> None:
     about = space.about
-    rows = [("space", f"{space.name} ({space.id})"), ("photos", space.encoders[MediaKind.PHOTO]), ("music", space.encoders[MediaKind.MUSIC])]
-    rows += [(key, str(about[key])) for key in ("data", "licence") if key in about]
-    show_table(("space", "") if out.is_terminal else ("key", "value"), rows[1:] if out.is_terminal else rows, title=rows[0][1])
+    facts = [("name", space.name), ("id", space.id), *((kind.plural, encoder) for kind, encoder in space.encoders.items())]
+    facts += [(key, str(about[key])) for key in ("data", "licence") if key in about]
+    show_facts(facts)
     for level, directions in about.get("metrics", {}).items():
-        show_table(*_metric_table(directions), right=METRIC_COLUMNS[1:], title=f"validation, {level} level" if out.is_terminal else "")
+        show_table(*_metric_table(directions), right=METRIC_COLUMNS[1:], title=f"\nvalidation, {level} level")
 
 
 METRIC_COLUMNS = ("direction", "P@1", "P@5", "MRR", "chance", "queries")
@@ -225,7 +288,7 @@ def _metric_table(directions: Mapping[str, Mapping[str, Any]]) -> tuple[tuple[st
 def show_report(report: Mapping[str, Direction], level: str) -> None:
     """Retrieval metrics: the macro averages, then P@5 and MRR for each emotion and each source."""
     directions = {name: direction.as_json() for name, direction in report.items()}
-    show_table(*_metric_table(directions), right=METRIC_COLUMNS[1:], title=f"macro over emotions, {level} level" if out.is_terminal else "")
+    show_table(*_metric_table(directions), right=METRIC_COLUMNS[1:], title=f"macro over emotions, {level} level")
     for part, title in (("per_emotion", "emotion"), ("per_source", "source")):
         rows = [
             (name, of, f"{v['p@5']:.3f}", f"{v['mrr']:.3f}", f"{v['chance_p@5']:.3f}", f"{v['n']:,}")
@@ -241,11 +304,13 @@ def show_report(report: Mapping[str, Direction], level: str) -> None:
 def progress(label: str, total: int | None, *, bytes_: bool = False) -> Iterator[Callable[[int], None]]:
     """A bar on stderr where that is a terminal. Yields a function that takes how much is done so far."""
     if quiet or not err.is_terminal:
-        yield lambda done: None
+        yield lambda _done: None
         return
-    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn() if bytes_ else MofNCompleteColumn(), TimeRemainingColumn())
+    count = DownloadColumn() if bytes_ else MofNCompleteColumn()
+    # The time that has passed moves while the networks are loaded and the first batch is read.
+    columns = (TextColumn("{task.description}"), BarColumn(), count, TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task(label, total=total)
         yield lambda done: bar.update(task, completed=done)

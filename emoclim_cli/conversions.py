@@ -102,8 +102,9 @@ VIBENET_INPUT, VIBENET_FEATURES = "x", "mean_16"
 def vibenet_from_onnx(members: Mapping[str, Path], destination: Path) -> None:
     """Cuts VibeNet's graph after its global mean pool: log-mel (b, 128, t) -> (b, 1280, 1, 1).
 
-    What follows in the published graph (the seven heads) is fixed to one clip at a time. The network itself is fully convolutional: only the
-    shapes noted beside its tensors say one clip, and they are dropped. Raises ModelError where the graph is not the one expected.
+    What follows in the published graph (the seven heads) is fixed to one clip at a time. The network itself is fully convolutional:
+    only the shapes noted beside its tensors say one clip, and they are dropped.
+    Raises ModelError where the graph is not the one expected.
     """
     import onnx
     from onnx.utils import Extractor
@@ -165,30 +166,37 @@ def _musicnn_graph(tensors: Mapping[str, np.ndarray]) -> onnx.ModelProto:
         parts = [constant(f"{name}/{part}", tensors[f"{name}/{part}"]) for part in ("gamma", "beta", "moving_mean", "moving_variance")]
         return node("BatchNormalization", [x, *parts], f"{name}/out", epsilon=1e-3)
 
-    def conv(x: str, number: int, kernel: np.ndarray, pads: list[int]) -> str:
-        """conv - relu - batch norm; kernel as (out, in, time[, band])."""
+    def relu_norm(x: str, number: int) -> str:
+        return batch_norm(node("Relu", [x], f"{numbered('conv2d', number)}/relu"), number + 1)
+
+    def conv(x: str, number: int, kernel: np.ndarray, bias: np.ndarray, pads: list[int]) -> str:
+        """Kernel as (out, in, time[, band])."""
         name = numbered("conv2d", number)
-        x = node("Conv", [x, constant(f"{name}/kernel", kernel), constant(f"{name}/bias", tensors[f"{name}/bias"])], f"{name}/conv", pads=pads)
-        return batch_norm(node("Relu", [x], f"{name}/relu"), number + 1)
+        return node("Conv", [x, constant(f"{name}/kernel", kernel), constant(f"{name}/bias", bias)], f"{name}/conv", pads=pads)
 
     def dense(x: str, number: int, output: str) -> str:
         name = numbered("dense", number)
-        return node("Gemm", [x, constant(f"{name}/kernel", tensors[f"{name}/kernel"]), constant(f"{name}/bias", tensors[f"{name}/bias"])], output)
+        return node("Gemm", [x, *(constant(f"{name}/{part}", tensors[f"{name}/{part}"]) for part in ("kernel", "bias"))], output)
 
     x = batch_norm(node("Unsqueeze", ["mel", constant("axis_1", np.array([1]))], "image"), 0)  # (b, 1, 187, 96)
     front = []
     for number in range(5):  # two timbral convolutions, 7 frames x 38 and 67 bands; three temporal ones, 128, 64 and 32 frames x 1
-        kernel = tensors[f"{numbered('conv2d', number)}/kernel"].transpose(3, 2, 0, 1)  # TensorFlow keeps (time, band, in, out)
+        name = numbered("conv2d", number)
+        kernel = tensors[f"{name}/kernel"].transpose(3, 2, 0, 1)  # TensorFlow keeps (time, band, in, out)
         before = (kernel.shape[2] - 1) // 2  # "same" in time: where the kernel is even, the odd frame of padding goes to the end
-        y = conv(x, number, kernel, [before, 0, kernel.shape[2] - 1 - before, 0])  # (b, filters, 187, bands)
-        front.append(node("ReduceMax", [y, constant(f"bands_{number}", np.array([3]))], f"front_{number}", keepdims=0))
+        # The checkpoint takes the maximum over bands after relu and batch norm. Both are monotone in each filter, so it can be taken first,
+        # which spares two passes over 9 MB a patch; where batch norm's factor is negative the order turns, and the minimum is the one.
+        sign = np.where(tensors[f"{numbered('batch_normalization', number + 1)}/gamma"] < 0, -1, 1).astype(np.float32)
+        y = conv(x, number, kernel * sign[:, None, None, None], tensors[f"{name}/bias"] * sign, [before, 0, kernel.shape[2] - 1 - before, 0])
+        y = node("ReduceMax", [y, constant(f"bands_{number}", np.array([3]))], f"highest_{number}", keepdims=0)  # (b, filters, 187)
+        front.append(relu_norm(node("Mul", [y, constant(f"sign_{number}", sign[:, None])], f"extreme_{number}"), number))
     y = node("Concat", front, "front", axis=1)  # (b, 561, 187)
     maps = [y]
     for number in range(5, 8):
         # In the checkpoint these see the channels as the bands of an image with one channel; as a convolution over time alone they
         # are the same sums in a fraction of the time.
         kernel = tensors[f"{numbered('conv2d', number)}/kernel"][:, :, 0, :].transpose(2, 1, 0)
-        z = conv(y, number, kernel, [3, 3])  # (b, 64, 187)
+        z = relu_norm(conv(y, number, kernel, tensors[f"{numbered('conv2d', number)}/bias"], [3, 3]), number)  # (b, 64, 187)
         y = z if number == 5 else node("Add", [z, y], f"residual_{number}")
         maps.append(y)
     x = node("Concat", maps, "all", axis=1)  # (b, 753, 187)
@@ -210,7 +218,8 @@ def _musicnn_graph(tensors: Mapping[str, np.ndarray]) -> onnx.ModelProto:
     return model
 
 
-# A TensorFlow V2 checkpoint: the index is a LevelDB table (uncompressed) of key -> BundleEntryProto, the data file holds the tensors end to end.
+# A TensorFlow V2 checkpoint: the index is a LevelDB table (uncompressed) of key -> BundleEntryProto, the data file holds the tensors
+# end to end.
 _TABLE_MAGIC = 0xDB4775248B80FB57
 _FLOAT32 = 1
 
@@ -237,7 +246,7 @@ def read_checkpoint(index: bytes, data: bytes) -> dict[str, np.ndarray]:
                 if start + length > len(data) or length != 4 * math.prod(shape):
                     raise ModelError("this TensorFlow checkpoint is damaged: a tensor lies outside its data file")
                 tensors[key.decode()] = np.frombuffer(data, "<f4", length // 4, start).reshape(shape)
-    except (IndexError, struct.error, ValueError, OverflowError) as error:
+    except (IndexError, struct.error, ValueError) as error:
         raise ModelError("this TensorFlow checkpoint index is damaged") from error
     return tensors
 

@@ -55,8 +55,8 @@ def evaluate(
 ) -> dict[str, Direction]:
     """Every direction whose kinds are in `features`, on the six emotions that both kinds are labelled with.
 
-    `level` is what a piece of music counts as: "clip", each window for itself, or "track", the mean of its features. A query never finds its own song or photo. Raises LabelError
-    where a kind has no item of the six emotions.
+    `level` is what a piece of music counts as: "clip", each window for itself, or "track", the mean of its features. A query never finds
+    its own song or photo. Raises LabelError where a kind has no item of the six emotions.
     """
     sides = {kind: _side(projections[kind], part, level) for kind, part in features.items()}
     report = {}
@@ -78,8 +78,10 @@ def _side(projection: Projection, features: LabelledFeatures, level: str) -> _Si
 
 def _direction(queries: _Side, candidates: _Side, *, same: bool) -> Direction:
     # Group names of photos and of music never meet, so they only matter within a kind.
-    groups = {"query_groups": queries.groups, "candidate_groups": candidates.groups} if same else {}
-    result = retrieve(queries.vectors, candidates.vectors, queries.labels, candidates.labels, **groups)
+    groups = (queries.groups, candidates.groups) if same else (None, None)
+    result = retrieve(
+        queries.vectors, candidates.vectors, queries.labels, candidates.labels, query_groups=groups[0], candidate_groups=groups[1]
+    )
     columns = {"p@1": result.precision[1], "p@5": result.precision[5], "mrr": result.reciprocal_rank, "chance_p@5": result.chance}
     overall = {name: macro(values, queries.labels) for name, values in columns.items()}
     emotions = sorted(overall["p@5"][1])
@@ -87,7 +89,8 @@ def _direction(queries: _Side, candidates: _Side, *, same: bool) -> Direction:
     for source in np.unique(queries.sources) if queries.sources.any() else ():
         chosen = queries.sources == source
         if not np.isnan(result.reciprocal_rank[chosen]).all():
-            per_source[str(source)] = {name: float(np.nanmean(values[chosen])) for name, values in columns.items()} | {"n": int(chosen.sum())}
+            means = {name: float(np.nanmean(values[chosen])) for name, values in columns.items()}
+            per_source[str(source)] = means | {"n": int(chosen.sum())}
     return Direction(
         p_at_1=overall["p@1"][0],
         p_at_5=overall["p@5"][0],

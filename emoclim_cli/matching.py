@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
 from emoclim_cli.emotions import EMOTIONS, parse_mood
 from emoclim_cli.encoders import Encoder
-from emoclim_cli.errors import LibraryError, UnreadableMedia, UsageError
+from emoclim_cli.errors import LibraryError, ModelError, UnreadableMedia, UsageError
 from emoclim_cli.library import Library
 from emoclim_cli.media import Match, MediaKind, content_digest, item_id, kind_of_file, printable
 from emoclim_cli.projections import EmotionSpace, unit
@@ -37,10 +38,10 @@ class Query:
 def resolve(texts: Sequence[str], library: Library, space: EmotionSpace, encoder: Callable[[MediaKind], Encoder]) -> Query:
     """The mean of all that is asked for. `encoder` is only called for a file that the library does not hold as it now is.
 
-    A mood's word means the mood even where a file has that name; `./sad` means the file. Raises UsageError for what is neither a file, a folder nor a mood, UnreadableMedia,
-    LibraryError for a folder of which nothing is indexed.
+    A mood's word means the mood even where a file has that name; `./sad` means the file. Raises UsageError for what is neither a file, a
+    folder nor a mood, UnreadableMedia, LibraryError for a folder of which nothing is indexed, ModelError for an encoder of other weights.
     """
-    if not texts:
+    if not texts or not all(texts):  # an empty text would mean the current folder
         raise UsageError("no query", "give a photo, a track, a folder or a mood: emoclim match photo.jpg")
     check_space(library, space)
     views = {kind: library.view(kind) for kind in MediaKind}
@@ -87,15 +88,28 @@ def _resolve_path(
         if any(mark in text for mark in "/\\."):
             raise UnreadableMedia(f"{printable(text)}: {reason}")
         raise UsageError(f"{printable(text)} is neither a file nor a mood", f"moods: {', '.join(EMOTIONS)}; join them with +")
-    kind_now = kind_of_file(path)
-    if kind_now is None:
-        raise UnreadableMedia(f"{printable(text)}: this is neither a photo nor music")
+    with _named(text):
+        kind_now = kind_of_file(path)
+        if kind_now is None:
+            raise UnreadableMedia("this is neither a photo nor music")
     network = encoder(kind_now)
-    try:
+    if network.info.digest != space.digests[kind_now]:
+        raise ModelError(f"the space {space.name} was trained on other weights of {space.encoders[kind_now]}", "emoclim models verify")
+    with _named(text):
         features = network.encode([network.load(path)])
+        content = raw_ids([content_digest(path)])
+    return kind_now, space.project(kind_now, features)[0], set(content.tolist())
+
+
+@contextmanager
+def _named(text: str) -> Iterator[None]:
+    """Puts the path as it was typed before what is wrong with the file."""
+    try:
+        yield
     except UnreadableMedia as error:
         raise UnreadableMedia(f"{printable(text)}: {error.message}", error.hint) from error
-    return kind_now, space.project(kind_now, features)[0], set(raw_ids([content_digest(path)]).tolist())
+    except OSError as error:
+        raise UnreadableMedia(f"{printable(text)}: {error.strerror or error}") from error
 
 
 def _resolve_folder(folder: str, views: dict[MediaKind, View]) -> tuple[MediaKind, np.ndarray, set[bytes]]:
@@ -103,7 +117,7 @@ def _resolve_folder(folder: str, views: dict[MediaKind, View]) -> tuple[MediaKin
     prefix = os.fsencode(os.path.join(folder, ""))
     below = {}
     for kind, view in views.items():
-        eligible = np.flatnonzero(view.present & view.current)
+        eligible: list[int] = np.flatnonzero(view.present & view.current).tolist()
         below[kind] = np.array([row for row in eligible if view.path_bytes[row].startswith(prefix)], np.int64)
     kind = max(below, key=lambda kind: len(below[kind]))
     rows = below[kind]

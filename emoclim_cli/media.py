@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import blake2b
 
+from emoclim_cli.errors import UnreadableMedia
+
 HEAD_BYTES = 64
 """How much of a file `sniff` looks at."""
 
@@ -174,6 +176,18 @@ def _is_mpeg_audio_frame(head: bytes) -> bool:
         and head[2] >> 4 not in (0, 15)  # bit rate
         and (head[2] >> 2) & 3 != 3  # sample rate
     )
+
+
+def check_file(path: str) -> None:
+    """Raises UnreadableMedia unless this is a regular file with something in it: a decoder that opens a named pipe waits for ever."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise UnreadableMedia(error.strerror or str(error)) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise UnreadableMedia("is not a regular file")
+    if status.st_size == 0:
+        raise UnreadableMedia("is empty")
 
 
 def kind_of_file(path: str) -> MediaKind | None:

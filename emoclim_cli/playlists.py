@@ -182,10 +182,6 @@ LONGEST_S = 366 * 24 * 3600
 """A track that claims more than a year has a damaged header: its duration is unknown."""
 
 
-LONGEST_S = 366 * 24 * 3600
-"""A track that claims more than a year has a damaged header: its duration is unknown."""
-
-
 def _has_duration(entry: Entry) -> bool:
     return 0 < entry.duration_s < LONGEST_S
 

@@ -22,7 +22,7 @@ import torch
 from media_makers import make_photo, make_tone, picture, tone
 
 from emoclim_cli import weights
-from emoclim_cli.decoding import AudioWindows
+from emoclim_cli.audio import AudioWindows
 from emoclim_cli.encoders import ENCODERS, build, encoder_info, music, musicnn, vibenet
 from emoclim_cli.encoders.clip import MEAN, STD, ClipEncoder
 from emoclim_cli.encoders.devices import choose_device

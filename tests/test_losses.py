@@ -91,11 +91,11 @@ def test_an_anchor_without_a_positive_adds_nothing_but_counts() -> None:
 
 
 @pytest.mark.parametrize("intra", [False, True])
-@pytest.mark.parametrize("n", [1, 2, 6])
+@pytest.mark.parametrize("n", [1, 2, 4])
 def test_the_gradient_is_that_of_the_loss_and_finite_without_positives(n: int, intra: bool) -> None:
-    a = units(n, 3, seed=6).requires_grad_()
+    a = units(n, 2, seed=6).requires_grad_()
     positives = overlap(sets(ONE_EACH[:n]), sets(ONE_EACH[:n]))  # for n = 1 and 2 within a kind: no positive at all
-    b = a if intra else units(n, 3, seed=7)
+    b = a if intra else units(n, 2, seed=7)
     assert torch.autograd.gradcheck(lambda x: contrastive(x, x if intra else b, positives, 0.5, intra=intra), (a,))
 
 

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from media_makers import CODECS, make_photo, make_tone, picture
 
 from emoclim_cli import media
-from emoclim_cli.decoding import PHOTO_FORMATS
 from emoclim_cli.media import MediaItem, MediaKind, content_digest, item_id, kind_of_file, printable, scan, sniff
+from emoclim_cli.photos import PHOTO_FORMATS
 
 PHOTO, MUSIC = MediaKind.PHOTO, MediaKind.MUSIC
 MISNAMED = ".txt"

@@ -44,7 +44,7 @@ def labelled(kind: MediaKind, words: Sequence[str], windows: Sequence[np.ndarray
 
 
 def toy_data(
-    n: int, seed: int, *, words: Sequence[str] = EMOTIONS, noise: float = 0.5, max_windows: int = 3
+    n: int, seed: int, *, words: Sequence[str] = EMOTIONS, noise: float = 0.4, max_windows: int = 3
 ) -> dict[MediaKind, LabelledFeatures]:
     """Each emotion has a place of its own in either kind's features, whose scales and offsets differ."""
     rng = np.random.default_rng(seed)
@@ -246,27 +246,27 @@ def equation_4(trained: Trained, val: Mapping[MediaKind, LabelledFeatures], tau:
 
 
 def test_the_epoch_with_the_lowest_validation_loss_is_kept() -> None:
-    """Labels that mean nothing are learnt by heart: every epoch after the first few is worse on items never seen."""
+    """Labels that mean nothing are learnt by heart: what comes after the first epochs is worse on items never seen."""
 
     def meaningless(n: int, seed: int) -> dict[MediaKind, LabelledFeatures]:
         rng = np.random.default_rng(seed)
         return {kind: labelled(kind, rng.choice(EMOTIONS, n).tolist(), list(rng.standard_normal((n, 1, d)))) for kind, d in DIMS.items()}
 
     train_on, val = meaningless(28, seed=3), meaningless(84, seed=4)
-    recipe = replace(SMALL, dropout=0.0, epochs=6, steps=15, seed=1)
+    recipe = replace(SMALL, dropout=0.0, learning_rate=3e-3, epochs=24, steps=10)
     trained = run(recipe, train_on, val)
     val_losses = [epoch.val_loss for epoch in trained.history]
     assert trained.best_epoch == 1 + val_losses.index(min(val_losses))
     assert 1 < trained.best_epoch < recipe.epochs
     assert equation_4(trained, val, recipe.tau) == pytest.approx(min(val_losses), rel=1e-4)
-    assert min(val_losses) < val_losses[-1] - 0.05
+    assert min(val_losses) < min(val_losses[0], val_losses[-1]) - 0.05
 
 
-@pytest.mark.parametrize("recipe", [replace(SMALL, steps=100), replace(EXTRAS, steps=100)], ids=["paper", "extras"])
+@pytest.mark.parametrize("recipe", [replace(SMALL, steps=60), replace(EXTRAS, steps=60)], ids=["paper", "extras"])
 def test_a_toy_problem_is_learnt(recipe: Recipe, data: Mapping[MediaKind, LabelledFeatures]) -> None:
-    unseen = toy_data(70, seed=7)
+    trained, unseen = run(recipe, data), toy_data(70, seed=7)
     for level in ("clip", "track"):
-        report = evaluate(run(recipe, data).projections, unseen, level)
+        report = evaluate(trained.projections, unseen, level)
         for name, direction in report.items():
             assert direction.p_at_1 > 0.75, name
             assert direction.mrr > 0.8, name
@@ -280,7 +280,7 @@ def test_quadrants_teach_something() -> None:
     known = {"happy": "Q1", "funny": "Q1", "exciting": "Q1", "scary": "Q2", "angry": "Q2", "sad": "Q3", "tender": "Q4"}
     windows = [music.windows[music.starts[i] : music.starts[i + 1]] for i in range(len(music))]
     vague = labelled(MUSIC, [known[item.emotion] for item in music.items], windows)
-    trained = train(photos, vague, replace(EXTRAS, epochs=5, steps=30))
+    trained = train(photos, vague, replace(EXTRAS, steps=40))
     unseen = toy_data(70, seed=10)
     centres = prototypes(trained.projections, {PHOTO: photos})
     nearest = (trained.projections[MUSIC](unseen[MUSIC].pooled()) @ centres.T).argmax(axis=1)

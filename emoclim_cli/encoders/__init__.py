@@ -1,7 +1,7 @@
 """The frozen pretrained networks: the Encoder protocol and the ENCODERS table.
 
-To add one: a module in this folder with a class that fulfils `Encoder`, a row in ENCODERS, a row in `weights.WEIGHTS` for each weights file it
-reads, and its check values in `tests/test_encoders.py`.
+To add one: a module in this folder with a class that fulfils `Encoder`, a row in ENCODERS, a row in `weights.WEIGHTS` for each weights
+file it reads, and its check values in `tests/test_encoders.py`.
 Shape letters: n items, w windows of one item, d feature dim.
 """
 

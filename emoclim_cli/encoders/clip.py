@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from emoclim_cli.decoding import read_photo
 from emoclim_cli.encoders import EncoderInfo
 from emoclim_cli.encoders.devices import choose_device
 from emoclim_cli.errors import ModelError
+from emoclim_cli.photos import read_photo
 
 SIDE = 224
 MEAN = (0.48145466, 0.4578275, 0.40821073)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from emoclim_cli.decoding import read_windows
+from emoclim_cli.audio import read_windows
 from emoclim_cli.encoders import EncoderInfo, musicnn, vibenet
 from emoclim_cli.errors import ModelError
 
@@ -66,7 +66,7 @@ class MusicEncoder:
         return self.prepare(read_windows(path, sample_rate_hz=SAMPLE_RATE_HZ, window_s=WINDOW_S, max_windows=MAX_WINDOWS))
 
     def prepare(self, windows: Any) -> MusicSample:
-        """`decoding.AudioWindows` -> what the networks take."""
+        """`audio.AudioWindows` -> what the networks take."""
         inputs = tuple(network.prepare(windows.audio) for network in self._networks)
         return MusicSample(inputs, len(windows.audio), windows.duration_s)
 

@@ -1,0 +1,255 @@
+"""The only place that decodes photos: whatever a file holds, to square RGB.
+
+`read_photo` returns an array or raises `UnreadableMedia` with the reason (without the path). It may be called from several threads at once,
+and each call keeps to one core.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from emoclim_cli.errors import UnreadableMedia
+from emoclim_cli.media import RAW_SUFFIXES, check_file, suffix_of
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAX_PIXELS = 250_000_000
+"""Above what cameras make (200 megapixels in 2024); a file that claims more would take gigabytes to decode."""
+
+PHOTO_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "DIB", "AVIF")
+"""What Pillow may take a file for: never EPS, which runs Ghostscript."""
+
+HEIC_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
+
+# EXIF orientation -> (the transposition that undoes it, whether stored columns, stored rows run backwards in the upright photo).
+ORIENTATIONS: dict[int, tuple[str, bool, bool]] = {
+    2: ("FLIP_LEFT_RIGHT", True, False),
+    3: ("ROTATE_180", True, True),
+    4: ("FLIP_TOP_BOTTOM", False, True),
+    5: ("TRANSPOSE", False, False),
+    6: ("ROTATE_270", False, True),
+    7: ("TRANSVERSE", True, True),
+    8: ("ROTATE_90", True, False),
+}
+ORIENTATION_TAG = 0x0112
+ORIENTATION_OF_FLIP = {3: 3, 5: 8, 6: 6}
+"""LibRaw's flip -> EXIF orientation."""
+
+
+def read_photo(path: str, side: int) -> np.ndarray:
+    """The upright photo as (side, side, 3) uint8 RGB: its shorter side scaled to `side` (bicubic), the centre of the longer one.
+
+    Transparency shows white; of an animation the first frame counts. Raises UnreadableMedia.
+    """
+    check_file(path)
+    _hush_pillow()
+    try:
+        return _square(_open_photo(path, side), side)
+    except UnreadableMedia:
+        raise
+    except Exception as error:  # on damaged files decoders raise nearly anything
+        raise UnreadableMedia(_photo_reason(error)) from error
+
+
+def _photo_reason(error: Exception) -> str:
+    pillow = _pillow()
+    if isinstance(error, MemoryError):
+        return "needs more memory than there is"
+    if isinstance(error, pillow.DecompressionBombError):
+        return f"is larger than {MAX_PIXELS // 1_000_000} megapixels"
+    if isinstance(error, pillow.UnidentifiedImageError):
+        return "is not a photo that can be decoded"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    reason = str(error)
+    return "is truncated" if "truncated" in reason.lower() else f"is damaged ({reason or type(error).__name__})"
+
+
+@dataclass(frozen=True, slots=True)
+class _Photo:
+    image: Image.Image
+    """Decoded, as stored."""
+    extent: tuple[float, float]
+    """Width and height in pixels of `image`; not whole where the last column or row of a JPEG decoded at 1/8 is only partly photo."""
+    orientation: int
+    """As in EXIF."""
+
+
+def _open_photo(path: str, side: int) -> _Photo:
+    with open(path, "rb") as file:
+        head = file.read(64)
+        file.seek(0)
+        if suffix_of(path) in RAW_SUFFIXES or _is_raw(head):
+            return _load_raw(file, side)
+        if head[4:8] == b"ftyp" and head[8:12] in HEIC_BRANDS and b"avif" not in head:
+            return _load_heic(file)
+        return _load_pillow(file, side)
+
+
+def _is_raw(head: bytes) -> bool:
+    return head.startswith((b"IIRO", b"IIU\0", b"FUJIFILMCCD-RAW", b"II*\0\x10\0\0\0CR")) or head[4:12] == b"ftypcrx "
+
+
+def _load_pillow(file: Any, side: int) -> _Photo:
+    image = _pillow().open(file, formats=PHOTO_FORMATS)
+    drafted = image.draft(None, (side, side))  # a JPEG decodes at 1/2, 1/4 or 1/8, with neither side below `side`
+    image.load()
+    return _Photo(image, drafted[1][2:] if drafted else image.size, _orientation(image))
+
+
+def _load_heic(file: Any) -> _Photo:
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError as error:
+        raise UnreadableMedia("is HEIC, which needs the extra `heic`", hint="pip install 'emoclim[heic]'") from error
+    opener: Any = HeifImageFile
+    image = opener(file)
+    if image.width * image.height > MAX_PIXELS:
+        raise _pillow().DecompressionBombError
+    image.load()
+    return _Photo(image, image.size, _orientation(image))
+
+
+def _load_raw(file: Any, side: int) -> _Photo:
+    """The preview that the camera put into the file; developing it would take a second."""
+    try:
+        import rawpy
+    except ImportError as error:
+        raise UnreadableMedia("is camera RAW, which needs the extra `raw`", hint="pip install 'emoclim[raw]'") from error
+    try:
+        with rawpy.imread(file) as raw:
+            sizes = raw.sizes
+            try:
+                preview = raw.extract_thumb()
+            except (rawpy.LibRawNoThumbnailError, rawpy.LibRawUnsupportedThumbnailError):
+                developed = _pillow().fromarray(raw.postprocess(half_size=True, use_camera_wb=True))
+                return _Photo(developed, developed.size, 1)
+    except rawpy.LibRawFileUnsupportedError:  # a JPEG or TIFF that is called .dng
+        file.seek(0)
+        return _load_pillow(file, side)
+    if preview.format == rawpy.ThumbFormat.JPEG:  # LibRaw has put the orientation into its EXIF, if there was none
+        photo = _load_pillow(BytesIO(bytes(preview.data)), side)
+    else:
+        bitmap = _pillow().fromarray(preview.data)
+        photo = _Photo(bitmap, bitmap.size, ORIENTATION_OF_FLIP.get(sizes.flip, 1))
+    width, height = photo.extent
+    if (width < height) != (sizes.width < sizes.height):  # it does not lie as the sensor does: the camera has turned it already
+        return _Photo(photo.image, photo.extent, 1)
+    return photo
+
+
+@cache
+def _pillow() -> Any:
+    """PIL.Image with its plugins, and with its limit set: it raises above twice that limit, and only warns below."""
+    from PIL import Image
+
+    Image.init()  # Image.open(formats=...) must find every plugin, and threads must not be the first to load them
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
+    return Image
+
+
+_HUSHED = r"(PIL|pillow_heif)\."
+_hush_lock = threading.Lock()
+
+
+def _hush_pillow() -> None:
+    """Keeps what Pillow remarks on odd EXIF data and large photos from the user.
+
+    The filter stays: `warnings.catch_warnings` would change the filters of other threads. It is put first again if others came before it.
+    """
+    with _hush_lock:
+        first = warnings.filters[0] if warnings.filters else None
+        if first is None or first[0] != "ignore" or getattr(first[3], "pattern", "") != _HUSHED:
+            warnings.filterwarnings("ignore", module=_HUSHED)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(ORIENTATION_TAG, 1))
+    except Exception:  # noqa: BLE001 - EXIF that cannot be parsed says nothing of the pixels
+        return 1
+
+
+def _square(photo: _Photo, side: int) -> np.ndarray:
+    """Resize and centre crop as CLIP's preprocessing does, without scaling what the crop drops."""
+    from PIL.Image import Resampling, Transpose
+
+    transposition, *backwards = ORIENTATIONS.get(photo.orientation, ("", False, False))
+    short = min(photo.extent)
+    whole, inner, sizes, crop = [], [], [], []  # each first for x, then for y
+    for extent, pixels, reversed_ in zip(photo.extent, photo.image.size, backwards, strict=True):
+        scaled = int(side * extent / short)
+        begin = round((scaled - side) / 2)  # these two round as torchvision does, in the upright photo
+        if reversed_:
+            begin = scaled - side - begin
+        step = extent / scaled
+        margin = math.ceil((2 * max(step, 1.0) + 1) / step)  # the filter reaches two pixels beyond
+        low, high = max(0, begin - margin), min(scaled, begin + side + margin)
+        first, last = low * step, min(high * step, extent)
+        whole.append((math.floor(first), min(math.ceil(last), pixels)))
+        inner.append((first - whole[-1][0], last - whole[-1][0]))
+        sizes.append(high - low)
+        crop.append(begin - low)
+    (left, right), (top, bottom) = whole
+    part = _scalable(photo.image, (left, top, right, bottom))
+    (x0, x1), (y0, y1) = inner
+    part = part.resize((sizes[0], sizes[1]), Resampling.BICUBIC, box=(x0, y0, x1, y1))
+    part = part.crop((crop[0], crop[1], crop[0] + side, crop[1] + side))
+    if part.mode == "RGBA":
+        part = _pillow().alpha_composite(_pillow().new("RGBA", part.size, "white"), part)
+    part = part.convert("RGB")
+    if transposition:
+        part = part.transpose(Transpose[transposition])
+    return np.array(part, dtype=np.uint8)
+
+
+def _scalable(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
+    """The part of `image` in `box`, as L, RGB or RGBA."""
+    if box != (0, 0, *image.size):
+        image = image.crop(box)
+    if image.mode.startswith("I") or image.mode == "F":
+        grey: Image.Image = _pillow().fromarray(_eight_bits(np.asarray(image)))
+        return grey
+    if image.has_transparency_data:
+        return image.convert("RGBA")
+    if image.mode == "1":
+        return image.convert("L")
+    return image if image.mode in ("L", "RGB") else image.convert("RGB")
+
+
+def _eight_bits(grey: np.ndarray) -> np.ndarray:
+    """Grey levels of 16 or 32 bits, or of floating point, scaled to 0..255 uint8."""
+    if grey.dtype.kind == "u" and grey.dtype.itemsize == 2:
+        return (grey >> 8).astype(np.uint8)
+    levels = np.nan_to_num(grey.astype(np.float64), posinf=0.0, neginf=0.0).clip(0.0)
+    brightest = float(levels.max())
+    # What white is, is not written anywhere: the least of the usual maxima that holds all levels.
+    white = next((w for w in (1.0, 255.0, 65535.0) if brightest <= w and (w > 1 or grey.dtype.kind == "f")), brightest)
+    return (levels * (255.0 / white) + 0.5).astype(np.uint8)
+
+
+def formats() -> dict[str, bool]:
+    """Photo format -> whether this installation decodes it. Nothing is decoded to find out."""
+    from PIL import features
+
+    return {
+        "JPEG": bool(features.check("jpg")),
+        "PNG": bool(features.check("zlib")),
+        "WebP": bool(features.check("webp")),
+        "GIF": True,
+        "TIFF": bool(features.check("libtiff")),
+        "BMP": True,
+        "AVIF": bool(features.check("avif")),
+        "HEIC": find_spec("pillow_heif") is not None,
+        "RAW": find_spec("rawpy") is not None,
+    }
