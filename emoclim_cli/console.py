@@ -23,6 +23,7 @@ from emoclim_cli.errors import EmoclimError
 from emoclim_cli.media import Match, MediaItem, MediaKind, printable
 
 if TYPE_CHECKING:
+    from emoclim_cli.checks import Check
     from emoclim_cli.evaluation import Direction
     from emoclim_cli.indexing import Summary
     from emoclim_cli.projections import EmotionSpace
@@ -39,8 +40,8 @@ COLOURS = {
 }
 
 # Only the streams tell what is a terminal: rich also believes FORCE_COLOR, which some build servers set, and scripts read our pipes.
-out = Console(highlight=False, force_terminal=sys.stdout.isatty())
-err = Console(stderr=True, highlight=False, force_terminal=sys.stderr.isatty())
+out = Console(highlight=False, force_terminal=os.isatty(1))
+err = Console(stderr=True, highlight=False, force_terminal=os.isatty(2))
 quiet = False
 """Set by `-q`: no notes, no progress; errors stay."""
 verbose = False
@@ -49,9 +50,14 @@ ERRORS_SHOWN = 5
 
 
 def write_bytes(data: bytes) -> None:
-    sys.stdout.flush()
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
+    if sys.stdout is None:  # it was closed before we began
+        return
+    try:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def print_json(data: Mapping[str, Any]) -> None:
@@ -138,6 +144,10 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def counted(count: int, thing: str) -> str:
+    return f"{count:,} {thing}" + ("" if count == 1 else "s")
 
 
 def byte_size(count: float) -> str:
@@ -231,7 +241,8 @@ def show_summary(summary: Summary, seconds: float, *, dry: bool = False) -> None
     """What an index run did, on stderr: it is no data."""
     if quiet:
         return
-    parts = [f"{summary.seen:,} files seen", f"{summary.indexed:,} {'to index' if dry else 'indexed'}", f"{summary.unchanged:,} unchanged"]
+    indexed = f"{summary.indexed:,} {'to index' if dry else 'indexed'}"
+    parts = [f"{counted(summary.seen, 'file')} seen", indexed, f"{summary.unchanged:,} unchanged"]
     others = {"moved": summary.moved, "gone": summary.gone, "skipped": summary.skipped}
     parts += [f"{count:,} {name}" for name, count in others.items() if count]
     note(", ".join(parts) + ("" if dry else f" in {seconds:.1f} s"))
@@ -255,6 +266,15 @@ def show_errors(files: Sequence[tuple[str, str]]) -> None:
 def emotion_rows(emotions: Mapping[str, Mapping[str, int]]) -> list[tuple[str, str, str]]:
     photos, music = emotions["photos"], emotions["music"]
     return [(name, f"{photos[name]:,}", f"{music[name]:,}") for name in photos]
+
+
+def show_checks(checks: Sequence[Check]) -> None:
+    states = ["ok" if check.ok else "MISSING" if check.needed else "absent" for check in checks]
+    if out.is_terminal:  # has no room for a column that is mostly empty
+        rows = [(c.name, state, c.detail + (f"\n  try: {c.hint}" if c.hint else "")) for c, state in zip(checks, states, strict=True)]
+        show_table(("check", "", "detail"), rows, elastic=("detail",))
+    else:
+        _write_tabbed(("check", "state", "detail", "hint"), [(c.name, s, c.detail, c.hint) for c, s in zip(checks, states, strict=True)])
 
 
 def show_weights(rows: Sequence[Mapping[str, Any]]) -> None:

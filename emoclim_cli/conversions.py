@@ -187,7 +187,8 @@ def _musicnn_graph(tensors: Mapping[str, np.ndarray]) -> onnx.ModelProto:
         # The checkpoint takes the maximum over bands after relu and batch norm. Both are monotone in each filter, so it can be taken first,
         # which spares two passes over 9 MB a patch; where batch norm's factor is negative the order turns, and the minimum is the one.
         sign = np.where(tensors[f"{numbered('batch_normalization', number + 1)}/gamma"] < 0, -1, 1).astype(np.float32)
-        y = conv(x, number, kernel * sign[:, None, None, None], tensors[f"{name}/bias"] * sign, [before, 0, kernel.shape[2] - 1 - before, 0])
+        pads = [before, 0, kernel.shape[2] - 1 - before, 0]
+        y = conv(x, number, kernel * sign[:, None, None, None], tensors[f"{name}/bias"] * sign, pads)
         y = node("ReduceMax", [y, constant(f"bands_{number}", np.array([3]))], f"highest_{number}", keepdims=0)  # (b, filters, 187)
         front.append(relu_norm(node("Mul", [y, constant(f"sign_{number}", sign[:, None])], f"extreme_{number}"), number))
     y = node("Concat", front, "front", axis=1)  # (b, 561, 187)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 
 from emoclim_cli.datasets import LabelledFeatures
 from emoclim_cli.emotions import RETRIEVAL_EMOTIONS
-from emoclim_cli.errors import LabelError
+from emoclim_cli.errors import LabelError, UsageError
 from emoclim_cli.media import MediaKind
 from emoclim_cli.metrics import macro, retrieve
 from emoclim_cli.projections import Projection
@@ -38,7 +39,9 @@ class Direction:
     per_source: dict[str, dict[str, float]]
 
     def as_json(self) -> dict[str, Any]:
-        values = {"p@1": self.p_at_1, "p@5": self.p_at_5, "mrr": self.mrr, "chance_p@5": self.chance, "n": self.n}
+        """CLI.md's keys; null where there was nothing to measure."""
+        values: dict[str, float | None] = {"p@1": self.p_at_1, "p@5": self.p_at_5, "mrr": self.mrr, "chance_p@5": self.chance, "n": self.n}
+        values = {name: None if value is None or math.isnan(value) else value for name, value in values.items()}
         return {**values, "candidates": self.candidates, "per_emotion": self.per_emotion, "per_source": self.per_source}
 
 
@@ -56,8 +59,11 @@ def evaluate(
     """Every direction whose kinds are in `features`, on the six emotions that both kinds are labelled with.
 
     `level` is what a piece of music counts as: "clip", each window for itself, or "track", the mean of its features. A query never finds
-    its own song or photo. Raises LabelError where a kind has no item of the six emotions.
+    its own song or photo. Raises LabelError where a kind has no item of the six emotions, UsageError for another
+    level.
     """
+    if level not in LEVELS:
+        raise UsageError(f"there is no level {level!r}", f"one of: {', '.join(LEVELS)}")
     sides = {kind: _side(projections[kind], part, level) for kind, part in features.items()}
     report = {}
     for name, (query_kind, candidate_kind) in DIRECTIONS.items():

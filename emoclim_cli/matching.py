@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,6 +85,8 @@ def _resolve_path(
             if same or status is None:  # what is on a disk that is not there now can still be asked for
                 return kind, view.emotion[row], {view.content[row]}
     if status is None:
+        with suppress(LibraryError):  # the same for a folder
+            return _resolve_folder(path, views)
         if any(mark in text for mark in "/\\."):
             raise UnreadableMedia(f"{printable(text)}: {reason}")
         raise UsageError(f"{printable(text)} is neither a file nor a mood", f"moods: {', '.join(EMOTIONS)}; join them with +")
@@ -97,6 +99,8 @@ def _resolve_path(
         raise ModelError(f"the space {space.name} was trained on other weights of {space.encoders[kind_now]}", "emoclim models verify")
     with _named(text):
         features = network.encode([network.load(path)])
+        if not np.isfinite(features).all():
+            raise UnreadableMedia("its features are not finite")
         content = raw_ids([content_digest(path)])
     return kind_now, space.project(kind_now, features)[0], set(content.tolist())
 

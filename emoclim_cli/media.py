@@ -308,4 +308,4 @@ def _digest_parts(size: int) -> Iterator[tuple[int, int]]:
 def printable(path: str) -> str:
     """A path as text that any terminal and any JSON reader takes: bytes that are not UTF-8 and control characters are escaped."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() or c == " " else c.encode("unicode_escape").decode("ascii") for c in text)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

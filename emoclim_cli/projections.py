@@ -116,7 +116,7 @@ class EmotionSpace:
         """Writes `space.json` and `weights.safetensors`, each whole or not at all. Raises ModelError where the folder cannot be written."""
         from safetensors.numpy import save as to_bytes
 
-        description = {
+        own = {
             "format": FORMAT_VERSION,
             "name": self.name,
             "id": self.id,
@@ -126,8 +126,8 @@ class EmotionSpace:
             "dim": self.dim,
             "emotions": list(self.emotions),
             "temperature": self.temperature,
-            **self.about,
         }
+        description = own | {key: value for key, value in self.about.items() if key not in own}
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for name, data in (

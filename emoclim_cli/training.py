@@ -18,14 +18,14 @@ from emoclim_cli import losses
 from emoclim_cli.datasets import LabelledFeatures
 from emoclim_cli.emotions import EMOTIONS
 from emoclim_cli.encoders import EncoderInfo
-from emoclim_cli.errors import LabelError
+from emoclim_cli.errors import LabelError, ModelError
 from emoclim_cli.media import MediaKind
 from emoclim_cli.projections import EmotionSpace, Projection, unit
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """The defaults are the paper's (section 3.2) but for what its comment says."""
+    """The defaults are the paper's (section 3.2) but for what its comment says. Always added: standardised features, a cosine decay of the learning rate."""
 
     dim: int = 128
     hidden: int = 256
@@ -43,10 +43,8 @@ class Recipe:
     """Not the paper's: each emotion equally often in a batch, whatever its share of the data."""
     quadrants: bool = False
     """Not the paper's: pieces of which only the quadrant is known take part, as part-positives (`losses.overlap`)."""
-    mixed_windows: bool = False
-    """Not the paper's: a piece is the mean of some of its windows, their number drawn at random, so that clips and whole tracks both fit."""
-    noise: float = 0.0
-    """Not the paper's: standard deviation of Gaussian noise on the standardised features."""
+    best_epoch: bool = True
+    """Keep the epoch with the lowest validation loss, as the paper does; otherwise the last, so that validation items choose nothing."""
     seed: int = 0
 
 
@@ -55,9 +53,7 @@ class Mlp(nn.Module):
 
     def __init__(self, mean: Tensor, std: Tensor, recipe: Recipe) -> None:
         super().__init__()
-        self.register_buffer("mean", mean)
-        self.register_buffer("std", std)
-        self.noise = recipe.noise
+        self.mean, self.std = nn.Buffer(mean), nn.Buffer(std)
         self.first = nn.Linear(len(mean), recipe.hidden)
         self.norm = nn.BatchNorm1d(recipe.hidden)
         self.dropout = nn.Dropout(recipe.dropout)
@@ -65,16 +61,16 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = (x - self.mean) / self.std
-        if self.training and self.noise:
-            x = x + self.noise * torch.randn_like(x)
         return F.normalize(self.second(self.dropout(F.relu(self.norm(self.first(x))))), dim=1)
 
     @torch.no_grad()
     def folded(self) -> Projection:
         """The same function at inference, as two affine layers."""
-        scale = self.norm.weight / torch.sqrt(self.norm.running_var + self.norm.eps)  # (h,)
+        mean, var = self.norm.running_mean, self.norm.running_var
+        assert mean is not None and var is not None  # track_running_stats is on
+        scale = self.norm.weight / torch.sqrt(var + self.norm.eps)  # (h,)
         w1 = (self.first.weight * scale[:, None]).T / self.std[:, None]
-        b1 = (self.first.bias - self.norm.running_mean) * scale + self.norm.bias - self.mean @ w1
+        b1 = (self.first.bias - mean) * scale + self.norm.bias - self.mean @ w1
         return Projection(*(t.contiguous().numpy().copy() for t in (w1, b1, self.second.weight.T, self.second.bias)))
 
 
@@ -117,14 +113,7 @@ class _Items:
             index = np.array([rng.choice(self.strata[stratum]) for stratum in picks])
         else:
             index = rng.integers(0, len(self.counts), recipe.batch)
-        if recipe.mixed_windows and self.counts.max() > 1:
-            rows = []
-            for i in index:
-                chosen = rng.choice(self.counts[i], rng.integers(1, self.counts[i] + 1), replace=False)
-                rows.append(self.windows[self.starts[i] + chosen].mean(dim=0))
-            x = torch.stack(rows)
-        else:
-            x = self.windows[self.starts[index] + rng.integers(0, self.counts[index])]
+        x = self.windows[self.starts[index] + rng.integers(0, self.counts[index])]
         return x, self.sets[index]
 
 
@@ -135,15 +124,33 @@ def train(
     val: Mapping[MediaKind, LabelledFeatures] | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> Trained:
-    """Two projections; with `val` those of the epoch with the lowest validation loss (paper, section 3.2), else the last.
+    """Two projections; with `val` and `recipe.best_epoch` those of the epoch with the lowest validation loss (paper, section 3.2), else the last.
 
-    The same features, recipe and seed give the same projections on the same machine. Raises LabelError where a kind has nothing to train on.
+    The same features, recipe and seed give the same projections on the same machine. Raises LabelError where a kind has nothing to train on, ModelError
+    where training diverges.
     """
+    if val is not None and set(val) != set(MediaKind):
+        raise LabelError("validation needs both photos and music")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the matrices are small: threads cost more than they give, and sum in another order
+    try:
+        return _train(photos, music, recipe, val or {}, on_epoch)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _train(
+    photos: LabelledFeatures,
+    music: LabelledFeatures,
+    recipe: Recipe,
+    val: Mapping[MediaKind, LabelledFeatures],
+    on_epoch: Callable[[Epoch], None] | None,
+) -> Trained:
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
     items = {MediaKind.PHOTO: _Items(photos, recipe.quadrants), MediaKind.MUSIC: _Items(music, recipe.quadrants)}
-    val_items = {kind: _Items(features, recipe.quadrants) for kind, features in (val or {}).items()}
-    models = {kind: Mlp(part.windows.mean(0), part.windows.std(0).clamp(min=1e-6), recipe) for kind, part in items.items()}
+    val_items = {kind: _Items(features, recipe.quadrants) for kind, features in val.items()}
+    models = {kind: Mlp(part.windows.mean(0), part.windows.std(0, correction=0).clamp(min=1e-6), recipe) for kind, part in items.items()}
     parameters = [p for model in models.values() for p in model.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epochs * recipe.steps)
@@ -168,9 +175,11 @@ def train(
         for model in models.values():
             model.eval()
         val_loss = _validation_loss(models, val_items, recipe) if val_items else float("nan")
+        if not np.isfinite(sum(sums.values())) or (val_items and not np.isfinite(val_loss)):
+            raise ModelError(f"training diverged in epoch {number}", "a smaller learning rate")
         epoch = Epoch(number, sums, val_loss)
         history.append(epoch)
-        if best is None or not val_items or val_loss < best[0]:
+        if best is None or not val_items or not recipe.best_epoch or val_loss < best[0]:
             best = (val_loss, number, {kind: model.folded() for kind, model in models.items()})
         if on_epoch:
             on_epoch(epoch)
@@ -202,7 +211,13 @@ def prototypes(projections: Mapping[MediaKind, Projection], features: Mapping[Me
 
 
 def calibrated_temperature(vectors: np.ndarray, labels: np.ndarray, centres: np.ndarray) -> float:
-    """The softmax temperature under which the labels of (n, e) vectors are most likely, given (c, e) prototypes."""
+    """The softmax temperature under which the labels of (n, e) vectors are most likely, given (c, e) prototypes. Unlabelled ones (empty) do not count.
+
+    Raises LabelError where none is labelled.
+    """
+    vectors, labels = vectors[labels != ""], labels[labels != ""]
+    if not len(labels):
+        raise LabelError("no labelled validation item to calibrate the temperature on")
     targets = np.array([EMOTIONS.index(label) for label in labels])
     cosines = vectors @ centres.T
     candidates = np.geomspace(0.02, 1.0, 60)
@@ -215,7 +230,8 @@ def calibrated_temperature(vectors: np.ndarray, labels: np.ndarray, centres: np.
     return float(min(candidates, key=mean_log_loss))
 
 
-RECIPES = {"paper": Recipe(), "shipped": Recipe()}
+_SHIPPED = Recipe(tau=0.2, learning_rate=3e-4, epochs=12, balanced=True, best_epoch=False)
+RECIPES = {"paper": Recipe(), "shipped": _SHIPPED, "quadrants": replace(_SHIPPED, quadrants=True)}
 VAL_SHARE = 0.1
 
 
@@ -258,8 +274,8 @@ def train_space(
     """Trains, places the prototypes, calibrates the temperature on `val` and measures retrieval there. What it used and found is in `about`."""
     trained = train(train_on[MediaKind.PHOTO], train_on[MediaKind.MUSIC], recipe, val, on_epoch)
     centres = prototypes(trained.projections, train_on)
-    photos = val[MediaKind.PHOTO].take(val[MediaKind.PHOTO].labels != "")
-    temperature = calibrated_temperature(trained.projections[MediaKind.PHOTO](photos.pooled()), photos.labels, centres)
+    vectors = np.concatenate([trained.projections[kind](features.pooled()) for kind, features in val.items()])
+    temperature = calibrated_temperature(vectors, np.concatenate([features.labels for features in val.values()]), centres)
     space = EmotionSpace(
         name=name,
         encoders={kind: info.name for kind, info in encoders.items()},

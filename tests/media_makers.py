@@ -1,7 +1,8 @@
-"""Tiny real photos and tracks, made by the libraries that write such files. Plain functions: any test may call them."""
+"""Tiny real photos and tracks, made by the libraries that write such files, and damaged ones. Plain functions: any test may call them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -81,3 +82,14 @@ def make_tone(
             file.mux(stream.encode(part))
         file.mux(stream.encode(None))
     return samples
+
+
+def damaged_copies(whole: bytes, count: int, seed: int) -> Iterator[bytes]:
+    """`count` copies of a file with random bytes changed; every third is cut short as well."""
+    rng = np.random.default_rng(seed)
+    for i in range(count):
+        copy = np.frombuffer(whole, dtype=np.uint8).copy()
+        # From a few bytes to many, and more of them at the beginning, where the headers are.
+        spots = (rng.random(1 + 2 ** (i % 6)) ** (3 if i % 2 else 1) * len(copy)).astype(int)
+        copy[spots] = rng.integers(0, 256, len(spots), dtype=np.uint8)
+        yield copy.tobytes()[: len(copy) if i % 3 else int(rng.integers(1, len(copy)))]

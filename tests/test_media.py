@@ -133,10 +133,8 @@ def test_real_tracks_are_found_under_any_name(tmp_path: Path, suffix: str) -> No
     assert kind_of_file(str(path)) is (PHOTO if suffix in NAME_DECIDES else MUSIC)
 
 
-@pytest.mark.parametrize("format_", PHOTO_FORMATS)
+@pytest.mark.parametrize("format_", sorted({*PHOTO_FORMATS} - {"DIB"}))  # which is BMP without the header that tells it
 def test_real_photos_are_found_under_any_name(tmp_path: Path, format_: str) -> None:
-    if format_ == "DIB":
-        pytest.skip("a DIB is a BMP without the header that names it")
     path = tmp_path / f"photo{MISNAMED}"
     make_photo(path, picture((32, 24)), format=format_)
     assert kind_of_file(str(path)) is PHOTO

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +13,11 @@ import torch
 from emoclim_cli import losses, training
 from emoclim_cli.datasets import LabelledFeatures, LabelledItem
 from emoclim_cli.emotions import EMOTIONS, QUADRANTS
-from emoclim_cli.errors import LabelError
+from emoclim_cli.encoders import encoder_info
+from emoclim_cli.errors import LabelError, ModelError
 from emoclim_cli.evaluation import evaluate
 from emoclim_cli.media import MediaKind
-from emoclim_cli.projections import Projection, unit
+from emoclim_cli.projections import EmotionSpace, Projection, unit
 from emoclim_cli.training import Epoch, Mlp, Recipe, Trained, calibrated_temperature, prototypes, split, train
 
 PHOTO, MUSIC = MediaKind.PHOTO, MediaKind.MUSIC
@@ -77,11 +78,10 @@ def same(one: Trained, other: Trained) -> bool:
 # --- the network ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.3])
-def test_the_folded_projection_is_the_network_at_inference(noise: float) -> None:
+def test_the_folded_projection_is_the_network_at_inference() -> None:
     torch.manual_seed(0)
     x = 5 + 3 * torch.randn(200, 10)
-    model = Mlp(x.mean(0), x.std(0), replace(SMALL, noise=noise))
+    model = Mlp(x.mean(0), x.std(0), SMALL)
     for _ in range(20):  # so that the running statistics and the weights are not those of a new network
         model(x + torch.randn(10)).sum().backward()
     with torch.no_grad():
@@ -103,11 +103,8 @@ def test_folding_copies() -> None:
     assert all(np.array_equal(a, b) for a, b in zip(before, (folded.w1, folded.b1, folded.w2, folded.b2), strict=True))
 
 
-def test_noise_and_dropout_are_for_training_only() -> None:
-    model = Mlp(torch.zeros(3), torch.ones(3), replace(SMALL, noise=0.5, dropout=0.0))
+def test_dropout_is_for_training_only() -> None:
     x = torch.randn(8, 3)
-    assert not torch.equal(model(x), model(x))
-    assert torch.equal(model.eval()(x), model(x))
     model = Mlp(torch.zeros(3), torch.ones(3), replace(SMALL, dropout=0.5))
     assert not torch.equal(model(x), model(x))
     assert torch.equal(model.eval()(x), model(x))
@@ -123,14 +120,14 @@ def test_the_defaults_are_the_papers() -> None:
     recipe = Recipe()
     assert (recipe.hidden, recipe.dim, recipe.dropout, recipe.tau) == (256, 128, 0.2, 0.07)
     assert (recipe.learning_rate, recipe.batch, recipe.epochs, recipe.steps) == (1e-4, 64, 15, 100)
-    assert not any((recipe.balanced, recipe.quadrants, recipe.mixed_windows, recipe.noise))
+    assert (recipe.balanced, recipe.quadrants, recipe.best_epoch) == (False, False, True)
 
 
 # --- drawing batches -----------------------------------------------------------------------------------------------------
 
 
 def numbered(words: Sequence[str], counts: Sequence[int]) -> LabelledFeatures:
-    """Window j of item i is [i, 2**j]: a mean of windows tells which they were."""
+    """Window j of item i is [i, 2**j]."""
     return labelled(MUSIC, words, [np.array([[i, 2.0**j] for j in range(count)]) for i, count in enumerate(counts)])
 
 
@@ -145,10 +142,9 @@ COUNTS = [1, 2, 3, 4] * 5
 
 
 @pytest.mark.parametrize("balanced", [False, True])
-@pytest.mark.parametrize("mixed_windows", [False, True])
-def test_every_row_drawn_is_of_one_item_and_has_its_emotions(balanced: bool, mixed_windows: bool) -> None:
+def test_every_row_drawn_is_of_one_item_and_has_its_emotions(balanced: bool) -> None:
     features = numbered(WORDS, COUNTS)
-    recipe = Recipe(batch=4000, balanced=balanced, mixed_windows=mixed_windows, quadrants=True)
+    recipe = Recipe(batch=4000, balanced=balanced, quadrants=True)
     rows, sets = drawn(features, recipe)
     windows_seen: dict[int, set[float]] = {i: set() for i in range(len(WORDS))}
     for (number, value), emotions in zip(rows, sets, strict=True):
@@ -156,16 +152,7 @@ def test_every_row_drawn_is_of_one_item_and_has_its_emotions(balanced: bool, mix
         assert emotions == [float(emotion in item.emotions) for emotion in EMOTIONS]
         windows_seen[int(number)].add(round(value, 3))
     for i, count in enumerate(COUNTS):
-        single = [2.0**j for j in range(count)]
-        subsets = [subset for size in range(1, count + 1) for subset in itertools.combinations(single, size)]
-        possible = [sum(subset) / len(subset) for subset in subsets] if mixed_windows else single
-        assert windows_seen[i] == {round(value, 3) for value in possible}
-
-
-def test_how_many_windows_make_a_mixture_is_drawn_evenly() -> None:
-    rows, _ = drawn(numbered(["sad"], [3]), Recipe(batch=3000, mixed_windows=True))
-    sizes = Counter({1.0: 1, 2.0: 1, 4.0: 1, 1.5: 2, 2.5: 2, 3.0: 2}.get(round(value, 3), 3) for _, value in rows)
-    assert [sizes[size] / 3000 for size in (1, 2, 3)] == pytest.approx([1 / 3] * 3, abs=0.05)
+        assert windows_seen[i] == {2.0**j for j in range(count)}
 
 
 def shares(recipe: Recipe) -> dict[str, float]:
@@ -201,7 +188,7 @@ def data() -> dict[MediaKind, LabelledFeatures]:
     return toy_data(140, seed=1)
 
 
-EXTRAS = replace(SMALL, balanced=True, quadrants=True, mixed_windows=True, noise=0.1)
+EXTRAS = replace(SMALL, balanced=True, quadrants=True)
 
 
 @pytest.mark.parametrize("recipe", [SMALL, EXTRAS], ids=["paper", "extras"])
@@ -260,6 +247,10 @@ def test_the_epoch_with_the_lowest_validation_loss_is_kept() -> None:
     assert 1 < trained.best_epoch < recipe.epochs
     assert equation_4(trained, val, recipe.tau) == pytest.approx(min(val_losses), rel=1e-4)
     assert min(val_losses) < min(val_losses[0], val_losses[-1]) - 0.05
+
+    last = run(replace(recipe, best_epoch=False), train_on, val)
+    assert last.best_epoch == recipe.epochs
+    assert equation_4(last, val, recipe.tau) == pytest.approx(val_losses[-1], rel=1e-4)
 
 
 @pytest.mark.parametrize("recipe", [replace(SMALL, steps=60), replace(EXTRAS, steps=60)], ids=["paper", "extras"])
@@ -396,3 +387,59 @@ def test_a_side_without_items_is_an_error(splits: list[str], side: str) -> None:
     features = regrouped(toy_data(3, seed=16)[PHOTO], ["a", "b", "c"], splits)
     with pytest.raises(LabelError, match=f"no photos are left for {side}"):
         split(features, seed=0)
+
+
+def test_training_that_diverges_is_an_error(data: Mapping[MediaKind, LabelledFeatures]) -> None:
+    with pytest.raises(ModelError, match="diverged in epoch 1"):
+        run(replace(SMALL, learning_rate=1e20), data)
+
+
+def test_validation_needs_both_kinds(data: Mapping[MediaKind, LabelledFeatures]) -> None:
+    with pytest.raises(LabelError, match="both"):
+        train(data[PHOTO], data[MUSIC], SMALL, {PHOTO: data[PHOTO]})
+
+
+def test_training_leaves_torchs_threads_as_they_were(data: Mapping[MediaKind, LabelledFeatures]) -> None:
+    torch.set_num_threads(2)
+    try:
+        run(replace(SMALL, epochs=1, steps=1), data)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_one_window_is_enough_to_standardise() -> None:
+    one = {kind: labelled(kind, ["sad"], [np.ones((1, d))]) for kind, d in DIMS.items()}
+    trained = run(replace(SMALL, epochs=1, steps=2), one)
+    assert all(np.isfinite(projection.w1).all() for projection in trained.projections.values())
+
+
+def test_unlabelled_items_do_not_count_for_the_temperature() -> None:
+    rng = np.random.default_rng(0)
+    centres = unit(rng.standard_normal((len(EMOTIONS), 6)))
+    vectors, labels = unit(rng.standard_normal((90, 6))), rng.choice(EMOTIONS, 90)
+    with_unlabelled = np.concatenate([labels, [""] * 10]), np.concatenate([vectors, vectors[:10]])
+    expected = calibrated_temperature(vectors, labels, centres)
+    assert calibrated_temperature(with_unlabelled[1], with_unlabelled[0], centres) == expected
+    with pytest.raises(LabelError, match="no labelled validation item"):
+        calibrated_temperature(vectors, np.full(90, ""), centres)
+
+
+def test_a_space_is_trained_saved_and_tells_how(tmp_path: Path, data: Mapping[MediaKind, LabelledFeatures]) -> None:
+    infos = {PHOTO: encoder_info("clip-vit-b-16"), MUSIC: encoder_info("musicnn")}
+    val = toy_data(70, seed=5)
+    recipe = replace(SMALL, steps=40)
+    space, trained = training.train_space("toy", data, val, recipe, infos, about={"licence": "none"})
+    space.save(tmp_path / "toy")
+    read = EmotionSpace.load(tmp_path / "toy")
+    assert read.id == space.id
+    assert read.about["recipe"] == asdict(recipe)
+    assert read.about["best_epoch"] == trained.best_epoch
+    assert read.about["licence"] == "none"
+    assert read.about["items"] == {f"{kind}_{part}": len(on[kind]) for part, on in (("train", data), ("val", val)) for kind in MediaKind}
+    assert read.digests == {kind: info.digest for kind, info in infos.items()}
+    # Each emotion's prototype is nearest to more of that emotion's unseen items than to any other's.
+    photos = val[PHOTO]
+    nearest = np.argmax(read.project(PHOTO, photos.pooled()) @ read.prototypes.T, axis=1)
+    right = [EMOTIONS[i] == label for i, label in zip(nearest, photos.labels, strict=True) if label]
+    assert np.mean(right) > 0.7
