@@ -100,10 +100,17 @@ def process(*arguments: str) -> dict[str, float]:
 
 def peak_memory_mb(photos: list[str], music: list[str], folder: Path) -> float:
     """Of one `emoclim index` over real files, in a process of its own."""
-    script = "import resource, runpy, sys; sys.argv[0] = 'emoclim'\ntry: runpy.run_module('emoclim_cli', run_name='__main__')\nexcept SystemExit: pass\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
+    script = """
+import resource, runpy, sys
+sys.argv[0] = "emoclim"
+try:
+    runpy.run_module("emoclim_cli", run_name="__main__")
+except SystemExit:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
+"""
     command = [sys.executable, "-c", script, "-q", "index", *photos, *music, "--library", str(folder)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return int(done.stderr.split()[-1]) / (1 if platform.system() == "Darwin" else 1024) / (1024 if platform.system() == "Darwin" else 1)
+    return int(done.stderr.split()[-1]) / (1024**2 if platform.system() == "Darwin" else 1024)  # bytes there, kB elsewhere
 
 
 def main() -> None:

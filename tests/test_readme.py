@@ -1,0 +1,118 @@
+"""What the README says is so: its commands run, its two set-up commands are those that were tried, every command is in it."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from media_makers import make_photo, make_tone, picture
+
+from emoclim_cli.cli import app
+from emoclim_cli.emotions import EMOTIONS
+
+CHECKOUT = Path(__file__).parents[1]
+README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+
+
+def commands_of(block: str) -> list[str]:
+    return [line.split("  #")[0].strip() for line in block.splitlines() if line.startswith("emoclim ")]
+
+
+def run(line: str, home: Path, cache: Path) -> subprocess.CompletedProcess[str]:
+    """A line of the README in a shell, in a home with a few files, with the program that this environment has."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"HOME": str(home), "PATH": path, "EMOCLIM_CACHE": str(cache), "EMOCLIM_OFFLINE": "1"}
+    return subprocess.run(["bash", "-c", f"set -o pipefail; {line}"], cwd=home, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def home(user_folders: Path) -> Path:
+    for folder in ("Pictures/Holiday", "Music"):
+        (user_folders / folder).mkdir(parents=True)
+    make_photo(user_folders / "Pictures" / "beach.jpg")
+    make_photo(user_folders / "beach.jpg")
+    make_photo(user_folders / "Pictures" / "Holiday" / "harbour.jpg", picture(seed=1))
+    make_tone(user_folders / "Music" / "song.mp3", 3.0)
+    return user_folders
+
+
+@pytest.fixture
+def cache(weights_cache: Path, tmp_path: Path) -> Path:
+    """The real weights, and room for features that no other test sees."""
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "weights").symlink_to(weights_cache)
+    return tmp_path / "cache"
+
+
+def test_the_five_minutes_run(home: Path, cache: Path) -> None:
+    (block,) = [block for block in BLOCKS if block.startswith("emoclim index ~/Pictures")]
+    lines = commands_of(block)
+    assert len(lines) == 8
+    for line in lines:
+        done = run(line, home, cache)
+        assert done.returncode == 0, (line, done.stderr)
+    assert (home / "beach.m3u8").read_text(encoding="utf-8").splitlines()[-1] == "Music/song.mp3"
+
+
+def test_training_runs(home: Path, cache: Path) -> None:
+    (block,) = [block for block in BLOCKS if block.startswith("emoclim train")]
+    for kind in ("images", "music"):
+        with open(home / f"{kind}.csv", "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["file", "emotion", "split"])
+            for number, emotion in enumerate(EMOTIONS):
+                for split in ("train", "train", "val"):
+                    name = f"{emotion}-{split}-{number}.{'png' if kind == 'images' else 'wav'}"
+                    if kind == "images":
+                        make_photo(home / name, picture(seed=number))
+                    else:
+                        make_tone(home / name, 1.0, rate_hz=16000, channels=1)
+                    writer.writerow([name, emotion, split])
+    for line in ["emoclim index ~/Pictures ~/Music", *commands_of(block)]:
+        done = run(line, home, cache)
+        assert done.returncode == 0, (line, done.stderr)
+    assert "image->music" in done.stdout
+    status = run("emoclim status", home, cache)
+    assert "my-space" in status.stdout
+
+
+def test_every_command_is_in_it() -> None:
+    names = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
+    groups = {group.name: group.typer_instance for group in app.registered_groups}
+    for name in names:
+        assert f"`emoclim {name}" in README, name
+    for group, typer in groups.items():
+        (line,) = [line for line in README.splitlines() if line.startswith(f"| `emoclim {group} ")]
+        for command in typer.registered_commands if typer else ():
+            assert f"{command.name}`" in line
+
+
+def test_the_test_command_is_the_one_that_decides() -> None:
+    assert any(block.strip() in (CHECKOUT / ".ci" / "run").read_text(encoding="utf-8") for block in BLOCKS if "pytest" in block)
+
+
+def test_the_wheel_carries_the_space(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(tmp_path), str(CHECKOUT)]
+    done = subprocess.run(build, capture_output=True, text=True, check=False)
+    if done.returncode and "hatchling" in done.stderr:
+        pytest.skip("pip reaches no package index to build with")
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    for folder in (CHECKOUT / "models").iterdir():
+        for file in ("space.json", "weights.safetensors", "README.md"):
+            assert f"emoclim_cli/models/{folder.name}/{file}" in names
+    assert not any(name.startswith(("tests", "benchmarks")) for name in names)
+
+
+def test_its_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (CHECKOUT / target).exists(), target
