@@ -65,7 +65,11 @@ def cross_validated(photos: LabelledFeatures, music: LabelledFeatures, recipe: t
     rows = []
     for fold in range(FOLDS):
         trained = training.train(photos.take(photo_fold != fold), music.take(music_fold != fold), replace(recipe, seed=fold))
-        rows.append(figures(trained.projections, {MediaKind.PHOTO: photos.take(photo_fold == fold), MediaKind.MUSIC: music.take(music_fold == fold)}))
+        rows.append(
+            figures(
+                trained.projections, {MediaKind.PHOTO: photos.take(photo_fold == fold), MediaKind.MUSIC: music.take(music_fold == fold)}
+            )
+        )
     return rows
 
 
@@ -120,7 +124,9 @@ def main() -> None:
 
     on_val = []
     for name, recipe in (("paper", paper), ("shipped", shipped)):
-        runs = [training.train(train_on[MediaKind.PHOTO], train_on[MediaKind.MUSIC], replace(recipe, seed=seed)).projections for seed in SEEDS]
+        runs = [
+            training.train(train_on[MediaKind.PHOTO], train_on[MediaKind.MUSIC], replace(recipe, seed=seed)).projections for seed in SEEDS
+        ]
         on_val.append((name, [figures(projections, val) for projections in runs]))
     infos = {info.kind: info for info in map(encoder_info, (PHOTO_ENCODER, chosen))}
     about = {"licence": LICENCE, "data": DATA}

@@ -355,10 +355,10 @@ class Library:
 
     def _update(self, kind: MediaKind, columns: dict[str, Any]) -> None:
         """Writes some columns of rows that exist."""
-        import pyarrow as pa
-
         self._check_writing()
         if columns["id"]:
+            import pyarrow as pa
+
             with self._translated():
                 self._table_of(kind).merge_insert("id").when_matched_update_all().execute(pa.table(columns))
 

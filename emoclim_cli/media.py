@@ -90,8 +90,7 @@ SUFFIXES: dict[str, MediaKind] = {
         MediaKind.PHOTO,
     ),
     **dict.fromkeys(
-        "mp3 mp2 m4a m4b m4p aac flac ogg oga opus wma wav wave aif aiff aifc ape wv tta dsf dff mka weba ac3 "
-        "mpc spx caf au".split(),
+        "mp3 mp2 m4a m4b m4p aac flac ogg oga opus wma wav wave aif aiff aifc ape wv tta dsf dff mka weba ac3 mpc spx caf au".split(),
         MediaKind.MUSIC,
     ),
 }
@@ -305,7 +304,11 @@ def _digest_parts(size: int) -> Iterator[tuple[int, int]]:
         yield chunk * stride, DIGEST_CHUNK_BYTES
 
 
+JOINERS = "\u200c\u200d"
+"""They do not print, but hold together emoji families and Persian words."""
+
+
 def printable(path: str) -> str:
     """A path as text that any terminal and any JSON reader takes: bytes that are not UTF-8 and control characters are escaped."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return "".join(c if c.isprintable() or c in JOINERS else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -127,7 +127,7 @@ def train(
     val: Mapping[MediaKind, LabelledFeatures] | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> Trained:
-    """Two projections: of the last epoch, or, with `val` and `recipe.best_epoch`, of that with the lowest validation loss (paper, section 3.2).
+    """Two projections: of the last epoch, or, with `val` and `recipe.best_epoch`, of that with the lowest loss on it (paper, section 3.2).
 
     The same features, recipe and seed give the same projections on the same machine. Raises LabelError where a kind has nothing to train
     on, ModelError where training diverges.

@@ -29,7 +29,9 @@ def run(line: str, home: Path, cache: Path) -> subprocess.CompletedProcess[str]:
     """A line of the README in a shell, in a home with a few files, with the program that this environment has."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"HOME": str(home), "PATH": path, "EMOCLIM_CACHE": str(cache), "EMOCLIM_OFFLINE": "1"}
-    return subprocess.run(["bash", "-c", f"set -o pipefail; {line}"], cwd=home, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {line}"], cwd=home, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 @pytest.fixture

@@ -1,0 +1,288 @@
+"""index, match, status, errors, forget: the library and what is asked of it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from emoclim_cli import console
+from emoclim_cli.commands import places
+from emoclim_cli.commands.options import DeviceOption, JsonOption, LibraryOption, OfflineOption, SpaceOption
+from emoclim_cli.errors import UsageError
+from emoclim_cli.media import MediaKind, printable
+
+if TYPE_CHECKING:
+    from emoclim_cli.library import Library, Root
+
+BATCH_SIZE = 16
+
+
+def index(
+    paths: Annotated[list[str] | None, typer.Argument(metavar="PATH", help="Folders and files; none: those known already.")] = None,
+    library: LibraryOption = "",
+    space: SpaceOption = "",
+    device: DeviceOption = "auto",
+    jobs: Annotated[int, typer.Option(min=0, metavar="N", help="Threads that read files; 0: one per core and one more.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Files that are encoded and committed together.")] = BATCH_SIZE,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
+    exclude: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Names or paths below PATH to leave out; remembered.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 where a file could not be used.")] = False,
+    offline: OfflineOption = False,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Read and encode every file again.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Reads photos and music into the library. Files that have not changed are skipped."""
+    import tempfile
+
+    from emoclim_cli.library import Library
+
+    folder = places.library_folder(library)
+    if not dry_run:
+        _index(
+            Library.create(folder),
+            paths,
+            space=space,
+            device=device,
+            jobs=jobs,
+            batch_size=batch_size,
+            exclude=exclude or (),
+            strict=strict,
+            offline=places.is_offline(offline),
+            rebuild=rebuild,
+            json=json,
+        )
+        return
+    from emoclim_cli import indexing
+
+    with tempfile.TemporaryDirectory() as nothing:  # a dry run makes no library
+        there = os.path.exists(os.path.join(folder, "library.json"))
+        opened = Library.open(folder) if there else Library.create(nothing)
+        roots = _roots(opened, paths, exclude or [])
+        plan = indexing.plan(opened, roots, indexing.space_ref(places.load_space(space, opened)), rebuild=rebuild)
+        summary = indexing.Summary.forecast(plan)
+        if json:
+            console.print_json(console.summary_json(summary, _counts(opened), 0.0))
+            return
+        for label in ("new", "changed", "moved", "copied", "gone"):
+            for task in getattr(plan, label):
+                console.write_bytes(f"{label}\t{printable(task.file.path)}\n".encode())
+        console.show_summary(summary, 0.0, dry=True)
+
+
+def _roots(library: Library, paths: Sequence[str] | None, exclude: Sequence[str]) -> list[Root]:
+    from emoclim_cli.library import Root
+
+    known = {root.path: root for root in library.roots}
+    if not paths:
+        if not known:
+            raise UsageError("no folder is known yet", "name what to index: emoclim index ~/Pictures ~/Music")
+        return [Root(root.path, tuple(exclude) or root.exclude) for root in known.values()]
+    chosen = []
+    for path in dict.fromkeys(map(os.path.abspath, paths)):
+        remembered = known[path].exclude if path in known else ()
+        chosen.append(Root(path, tuple(exclude) or remembered))
+    return chosen
+
+
+def _counts(library: Library) -> dict[str, int]:
+    """How many items of each kind are there to be matched."""
+    views = {kind.plural: library.view(kind) for kind in MediaKind}
+    return {kind: int((view.present & view.current).sum()) for kind, view in views.items()}
+
+
+def _index(
+    library: Library,
+    paths: Sequence[str] | None = None,
+    *,
+    space: str = "",
+    device: str = "auto",
+    jobs: int = 0,
+    batch_size: int = BATCH_SIZE,
+    exclude: Sequence[str] = (),
+    strict: bool = False,
+    offline: bool = False,
+    rebuild: bool = False,
+    retry: bool = False,
+    json: bool = False,
+) -> None:
+    import time
+
+    from emoclim_cli import indexing
+
+    started = time.perf_counter()
+    with library.writing():
+        loaded = places.load_space(space, library)
+        roots = _roots(library, paths, exclude)
+        plan = indexing.plan(library, roots, indexing.space_ref(loaded), rebuild=rebuild, retry=retry)
+        encoders = places.encoder_maker(loaded, device, offline)
+        for kind in MediaKind:
+            if any(task.kind is kind for task in (*plan.new, *plan.changed)):
+                encoders(kind)  # what is missing is said before the first file is read
+        summary = indexing.Summary.of(plan)
+        waiting = {task.file.path for task in (*plan.new, *plan.changed)}
+        jobs = jobs or (os.cpu_count() or 1) + 1
+        done = 0
+        try:
+            with console.progress("reading", plan.to_encode) as advance:
+                for outcome in indexing.apply(plan, library, encoders, loaded, jobs=jobs, batch_size=batch_size):
+                    summary.count(outcome)
+                    done += outcome.path in waiting
+                    advance(done)
+        except KeyboardInterrupt:
+            console.note(f"kept in the library: {console.counted(summary.indexed, 'file')} of this run; go on with: emoclim index")
+            raise
+    seconds = time.perf_counter() - started
+    if json:
+        console.print_json(console.summary_json(summary, _counts(library), seconds))
+    else:
+        console.show_summary(summary, seconds)
+    if strict and summary.skipped:
+        raise typer.Exit(1)
+
+
+def match(
+    query: Annotated[list[str], typer.Argument(metavar="QUERY", help="Photos, tracks, folders, moods (sad, tender+happy); blended.")],
+    to: Annotated[str, typer.Option(metavar="music|photos|all", help="What to find; default: the other kind.")] = "",
+    limit: Annotated[int, typer.Option("-k", "--limit", min=1, metavar="N", help="How many.")] = 10,
+    per_artist: Annotated[int | None, typer.Option(min=1, metavar="N", help="No more than this many by one artist.")] = None,
+    min_score: Annotated[float, typer.Option(min=-1, max=1, metavar="X", help="Leave out what scores less.")] = -1.0,
+    output: Annotated[str, typer.Option("-o", metavar="FILE", help="Write a playlist: .m3u8 .m3u .xspf .pls .json; - is stdout.")] = "",
+    format: Annotated[str, typer.Option(metavar="NAME", help="Playlist format, where -o's suffix does not tell.")] = "",  # noqa: A002
+    paths: Annotated[bool, typer.Option("--paths", help="Paths only, one per line.")] = False,
+    library: LibraryOption = "",
+    device: DeviceOption = "auto",
+    offline: OfflineOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Ranks the items that feel like a photo, a track, a folder or a mood."""
+    from emoclim_cli import matching, playlists
+
+    kinds = {"music": [MediaKind.MUSIC], "photos": [MediaKind.PHOTO], "all": list(MediaKind)}
+    if to and to not in kinds:
+        raise UsageError(f"--to {to}: unknown", f"one of: {', '.join(kinds)}")
+    if output == "-" and (json or paths):
+        raise UsageError("-o - writes a playlist to stdout, and so no other output can go there", "leave out --json and --paths")
+    playlist_format = _playlist_format(output, format)
+    opened = places.open_library(library)
+    space = places.load_space("", opened)
+    resolved = matching.resolve(query, opened, space, places.encoder_maker(space, device, places.is_offline(offline)))
+    wanted = kinds[to] if to else [resolved.kind.other if resolved.kind else MediaKind.MUSIC]
+    matches = matching.match(opened, space, resolved, wanted, limit=limit, per_artist=per_artist, min_score=min_score)
+    if output:
+        entries = [playlists.Entry(m.item.path, m.item.title, m.item.artist, m.item.duration_s, m.score) for m in matches]
+        base = None if output == "-" else os.path.dirname(os.path.abspath(output))
+        data = playlists.render(playlists.Playlist(resolved.text, entries), playlist_format, base)
+        if output == "-":
+            console.write_bytes(data)
+            return
+        playlists.write_atomically(output, data)
+        console.note(f"wrote {printable(output)}: {len(entries)} entries")
+    if json:
+        console.print_json({"query": resolved.text, "space": space.name, "matches": [console.match_json(m) for m in matches]})
+    elif paths:
+        console.print_paths([m.item.path for m in matches])
+    elif not output or console.out.is_terminal:
+        console.show_matches(resolved.text, matches)
+
+
+def _playlist_format(output: str, name: str) -> str:
+    """Refuses an output that cannot be written before anything is computed for it."""
+    from emoclim_cli import playlists
+
+    if name and name not in playlists.FORMATS:
+        raise UsageError(f"--format {name}: unknown", f"one of: {', '.join(playlists.FORMATS)}")
+    if output in ("", "-"):
+        return name or "m3u8"
+    playlists.refuse_media(output)
+    return name or playlists.format_of(output)
+
+
+def status(library: LibraryOption = "", json: JsonOption = False) -> None:
+    """What is indexed, how fresh it is, and how it feels. Exit 0: fresh, 1: index again, 3: no library."""
+    from emoclim_cli import indexing, matching
+
+    opened = places.open_library(library)
+    now = indexing.status(opened)
+    space = places.load_space("", opened)
+    fresh = now.plan.stale == 0 and opened.space is not None and opened.space.id == space.id
+    emotions = matching.emotion_counts(opened, space)
+    roots = [root.path for root in now.roots]
+    if json:
+        about = {"photos": now.photos, "music": now.music, "roots": roots, "stale": now.plan.stale, "offline_roots": now.plan.offline_roots}
+        console.print_json({"library": str(opened.folder), "space": space.name, **about, "skipped": now.skipped, "emotions": emotions})
+    else:
+        rows = [
+            ("library", printable(str(opened.folder))),
+            ("space", space.name),
+            ("photos", f"{now.photos:,}"),
+            ("music", f"{now.music:,}"),
+            ("could not be used", f"{now.skipped:,}" + ("  (emoclim errors)" if now.skipped else "")),
+            *(("folder", printable(root) + ("  (not there now)" if root in now.plan.offline_roots else "")) for root in roots),
+            ("to do", _to_do(now.plan.stale, fresh)),
+        ]
+        console.show_facts(rows)
+        if now.photos or now.music:
+            console.show_table(("feels", "photos", "music"), console.emotion_rows(emotions), right=("photos", "music"))
+    if not fresh:
+        raise typer.Exit(1)
+
+
+def _to_do(stale: int, fresh: bool) -> str:
+    if fresh:
+        return "nothing, all is fresh"
+    return f"{stale:,} changes since the last run: emoclim index" if stale else "the space is another one now: emoclim index"
+
+
+def errors(
+    retry: Annotated[bool, typer.Option("--retry", help="Try them again now.")] = False,
+    library: LibraryOption = "",
+    device: DeviceOption = "auto",
+    offline: OfflineOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Files that could not be used, and why."""
+    opened = places.open_library(library)
+    if retry:
+        _index(opened, device=device, offline=places.is_offline(offline), retry=True, json=json)
+        return
+    files = opened.skipped_files()
+    if json:
+        console.print_json({"errors": [{"path": file.path, "reason": file.reason} for file in files]})
+    elif files:
+        console.show_errors([(file.path, file.reason) for file in files])
+    else:
+        console.note("every file could be used")
+
+
+def forget(
+    paths: Annotated[list[str], typer.Argument(metavar="PATH", help="Folders or files to drop from the library; the files stay.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    library: LibraryOption = "",
+    json: JsonOption = False,
+) -> None:
+    """Drops folders or items from the library, never from the disk."""
+    from emoclim_cli import indexing
+    from emoclim_cli.changes import inside
+
+    opened = places.open_library(library)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UsageError("forgetting is asked for without a terminal to confirm it", "add --yes")
+        names = ", ".join(map(printable, paths))
+        if not typer.confirm(f"Drop {names} from the library? (Your files stay.)", err=True):
+            raise typer.Exit(1)
+    absolute = [os.path.abspath(path) for path in paths]
+    with opened.writing():
+        removed = indexing.forget(opened, absolute)
+    for root in opened.roots:
+        if any(inside(path, root.path) for path in absolute):
+            folder = printable(root.path)
+            console.note(f"{folder} is still known, and the next run takes up all that is in it; or: emoclim index {folder} --exclude NAME")
+    if json:
+        console.print_json({"removed": removed})
+    else:
+        console.note(f"dropped {console.counted(removed, 'item')} from the library; no file was touched")

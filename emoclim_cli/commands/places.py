@@ -1,0 +1,114 @@
+"""Where a user's library, caches and spaces are, and what is made ready from them for a command.
+
+Flags win over environment variables, these over what the library remembers, that over the default.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from emoclim_cli import console
+from emoclim_cli.errors import MissingWeights, ModelError
+from emoclim_cli.media import MediaKind
+
+if TYPE_CHECKING:
+    from emoclim_cli.encoders import Encoder
+    from emoclim_cli.library import Library
+    from emoclim_cli.projections import EmotionSpace
+
+
+def library_folder(flag: str) -> str:
+    if flag or os.environ.get("EMOCLIM_LIBRARY"):
+        return flag or os.environ["EMOCLIM_LIBRARY"]
+    import platformdirs
+
+    return os.path.join(platformdirs.user_data_dir("emoclim", appauthor=False), "library")
+
+
+def cache() -> Path:
+    if os.environ.get("EMOCLIM_CACHE"):
+        return Path(os.environ["EMOCLIM_CACHE"])
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("emoclim", appauthor=False))
+
+
+def weights_cache() -> Path:
+    return cache() / "weights"
+
+
+def installed_spaces() -> Path:
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("emoclim", appauthor=False)) / "spaces"
+
+
+def load_space(flag: str, library: Library | None = None) -> EmotionSpace:
+    """Flag > environment > what the library remembers > default."""
+    from dataclasses import replace
+
+    from emoclim_cli.projections import DEFAULT_SPACE, load_space, space_folders
+
+    remembered = library.space.name if library and library.space else ""
+    name = flag or os.environ.get("EMOCLIM_SPACE", "") or remembered or DEFAULT_SPACE
+    space = load_space(name, installed_spaces())
+    # The folder of a space that is not installed is its name: under that a library finds it again.
+    return space if name in space_folders(installed_spaces()) else replace(space, name=os.path.abspath(name))
+
+
+def open_library(flag: str) -> Library:
+    """Raises NoLibrary also where an index run has failed before it began."""
+    from emoclim_cli.errors import NoLibrary
+    from emoclim_cli.library import Library
+
+    library = Library.open(library_folder(flag))
+    if library.space is None:
+        raise NoLibrary(f"nothing is indexed yet in {library.folder}", "emoclim index FOLDER...")
+    return library
+
+
+def is_offline(flag: bool) -> bool:
+    return flag or os.environ.get("EMOCLIM_OFFLINE", "") not in ("", "0")
+
+
+def fetch(names: Sequence[str], offline: bool, from_dir: Path | None = None, *, check_bytes: bool = False) -> None:
+    """Fetches what is absent or damaged, with a progress bar. Raises MissingWeights where that is forbidden."""
+    from emoclim_cli import weights
+
+    check = weights.verify if check_bytes else weights.path_of
+    for name in names:
+        try:
+            check(name, weights_cache())
+        except ModelError as error:
+            if offline and from_dir is None:
+                raise MissingWeights(f"{error.message}, and --offline forbids fetching them", error.hint) from error
+            _fetch_absent(name, from_dir)
+
+
+def _fetch_absent(name: str, from_dir: Path | None) -> None:
+    from emoclim_cli import weights
+
+    row = weights.WEIGHTS[name]
+    size = row.sources[0].size
+    console.note(f"fetching {name} ({console.byte_size(size)}, {row.licence})" + (f" from {from_dir}" if from_dir else ""))
+    with console.progress(name, size, bytes_=True) as advance:
+        weights.fetch(name, weights_cache(), from_dir=from_dir, progress=lambda done, _total: advance(done))
+
+
+def encoder_maker(space: EmotionSpace, device: str, offline: bool) -> Callable[[MediaKind], Encoder]:
+    """Builds an encoder of the space when it is first needed."""
+    made: dict[MediaKind, Encoder] = {}
+
+    def make(kind: MediaKind) -> Encoder:
+        if kind not in made:
+            from emoclim_cli.encoders import build, encoder_info
+
+            info = encoder_info(space.encoders[kind])
+            fetch(info.weights, offline)
+            made[kind] = build(info.name, weights_cache(), device)
+        return made[kind]
+
+    return make
