@@ -181,7 +181,7 @@ The paper's four-term supervised contrastive loss (Eq. 2 to 4) on two MLPs. Reci
 
 ## Metrics
 
-Validation split, macro over six emotions, P@5 / MRR, mean ± standard deviation over 5 seeds of training; chance P@5 is 0.167 in every column. A clip is a
+Validation split, macro over six emotions, P@5 / MRR, mean ± standard deviation over 5 seeds of training, each the last epoch; chance P@5 is 0.167 in every column. A clip is a
 10-second window of a recording, a track the mean of its windows; a query never finds its own photo or song.
 
 {val_table}
@@ -197,7 +197,8 @@ and by the source of the music asked with:
 ## Limits
 
 The validation split holds 36 recordings, 30 of them of the six emotions, two of them angry: its music figures move by several points with a handful of pieces. Photos are
-Western social media of 2014; music is mostly instrumental, game-like and short. Percentages are calibrated on photos, and are an ordering more than a probability. It says
+Western social media of 2014; music is mostly instrumental, game-like and short. Percentages are calibrated on the validation items, nearly all of
+them photos: take them as an ordering more than as a probability. It says
 what a photo or a track tends to evoke in the people who labelled the data, not what you feel.
 
 ## Licence
