@@ -6,6 +6,7 @@ Shape letters: b photos, t tokens (1 + patches), w width.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from emoclim_cli.encoders import EncoderInfo
-from emoclim_cli.encoders.devices import choose_device
+from emoclim_cli.encoders.devices import choose_device, core_pool
 from emoclim_cli.errors import ModelError
 from emoclim_cli.photos import read_photo
 
 SIDE = 224
+PHOTOS_PER_CORE = 4
+"""What one core computes at once: more gains nothing, fewer leave cores idle at the end of a batch."""
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -89,6 +92,8 @@ class ClipEncoder:
         # Nearly all of the time goes into the blocks. The patches stay float32: in bfloat16 their convolution alone takes the cosine to
         # float32 of one photo in seven below 0.999, all blocks together of none.
         self.tower.transformer.to(self.device.dtype)
+        # On the CPU each thread of the pool computes on one core, see core_pool.
+        self._pool = core_pool(partial(torch.set_num_threads, 1))
         self._mean = torch.tensor(MEAN).view(3, 1, 1)
         self._std = torch.tensor(STD).view(3, 1, 1)
 
@@ -105,6 +110,11 @@ class ClipEncoder:
 
     def encode_pixels(self, pixels: Tensor) -> np.ndarray:
         """(b, 3, 224, 224) normalised pixels -> (b, 512) float32."""
+        if self.device.name != "cpu":
+            return self._forward(pixels)
+        return np.concatenate(list(self._pool.map(self._forward, torch.split(pixels, PHOTOS_PER_CORE))))
+
+    def _forward(self, pixels: Tensor) -> np.ndarray:
         with torch.inference_mode():
             features: np.ndarray = self.tower(pixels.to(self.device.name)).cpu().numpy()
         return features

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +21,16 @@ class Device:
     name: str
     dtype: torch.dtype
     reason: str
+
+
+def core_pool(on_start: Callable[[], object] | None = None) -> ThreadPoolExecutor:
+    """One thread for each core that this process may use, for networks that compute on one core each.
+
+    Several single-core runs side by side give a fifth more photos and tracks than one run on all cores, and unlike it they do not wait for
+    each other while files are decoded on the same cores. `on_start` is called in each thread first.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return ThreadPoolExecutor(cores, "encode", on_start)
 
 
 def choose_device(wanted: str = "auto") -> Device:

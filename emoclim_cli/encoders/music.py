@@ -14,14 +14,13 @@ import numpy as np
 
 from emoclim_cli.audio import read_windows
 from emoclim_cli.encoders import EncoderInfo, musicnn, vibenet
+from emoclim_cli.encoders.devices import core_pool
 from emoclim_cli.errors import ModelError
 
 SAMPLE_RATE_HZ = 16_000
 WINDOW_S = 10.0
 MAX_WINDOWS = 6
-"""A minute of a track, spread over its length: more windows cost time and moved no validation figure."""
-INPUTS_PER_RUN = 12
-"""Windows or patches that a network sees at once; bounds memory, and is where both networks are fastest on two cores."""
+"""A minute of a track, spread over its length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +48,15 @@ class MusicSample:
 
 
 class MusicEncoder:
-    def __init__(self, info: EncoderInfo, paths: Sequence[Path], threads: int = 0) -> None:
+    def __init__(self, info: EncoderInfo, paths: Sequence[Path]) -> None:
         import onnxruntime as ort
 
         self.info = info
+        self._pool = core_pool()
         self._networks = [NETWORKS[name] for name in info.weights]
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = 1  # see core_pool
         try:
             self._sessions = [ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]) for path in paths]
         except Exception as error:  # ONNX Runtime's own exceptions share no base but Exception
@@ -85,16 +85,18 @@ class MusicEncoder:
         return results
 
     def _run(self, index: int, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Each input by itself: (p, ...) of each track -> (p, d) of each track, which no neighbour can change."""
         network, session = self._networks[index], self._sessions[index]
-        stacked = np.concatenate(inputs)
+
+        def run(x: np.ndarray) -> np.ndarray:
+            output: np.ndarray = session.run([network.output], {network.input: x[None]})[0]
+            return output.reshape(network.dim)
+
         try:
-            outputs = [
-                session.run([network.output], {network.input: stacked[start : start + INPUTS_PER_RUN]})[0].reshape(-1, network.dim)
-                for start in range(0, len(stacked), INPUTS_PER_RUN)
-            ]
+            outputs = list(self._pool.map(run, (x for of_track in inputs for x in of_track)))
         except Exception as error:
             raise ModelError(f"the network {self.info.weights[index]} cannot be run: {error}", "emoclim models verify") from error
-        return np.split(np.concatenate(outputs), np.cumsum([len(i) for i in inputs])[:-1])
+        return np.split(np.stack(outputs), np.cumsum([len(of_track) for of_track in inputs])[:-1])
 
 
 def build(info: EncoderInfo, paths: Sequence[Path], device: str) -> MusicEncoder:  # noqa: ARG001 - these networks are small: the CPU does
