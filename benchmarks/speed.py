@@ -30,7 +30,7 @@ from emoclim_cli.projections import DEFAULT_SPACE, load_space
 from emoclim_cli.weights import fetch
 
 CACHE = Path(os.environ.get("EMOCLIM_CACHE") or platformdirs.user_cache_dir("emoclim", appauthor=False)) / "weights"
-BATCH = 16
+BATCH = 32
 REPEATS = 5
 
 
@@ -54,7 +54,7 @@ def against_the_limit(kind: MediaKind, paths: list[str], space, folder: Path) ->
         library = Library.create(folder / f"{kind}-{repeat}")
         plan = indexing.plan(library, [Root(path) for path in paths], indexing.space_ref(space))
         start = time.perf_counter()
-        done = list(indexing.apply(plan, library, lambda _kind: encoder, space, jobs=(os.cpu_count() or 1) + 1, batch_size=BATCH))
+        done = list(indexing.apply(plan, library, lambda _kind: encoder, space, jobs=os.cpu_count() or 1, batch_size=BATCH))
         rates["indexing"].append(len(done) / (time.perf_counter() - start))
     result = {name: statistics.median(values) for name, values in rates.items()}
     # Neighbours in time are compared, so that a noisy machine troubles both alike.

@@ -277,9 +277,9 @@ def _excluded(entry: os.DirEntry[str], root: str, exclude: Sequence[str]) -> boo
 
 
 # A file's content digest reads all of a small file and an even sample of a large one: enough to know a moved or copied file again, without
-# reading a whole album from a slow disk. Photos are nearly always below the limit.
-DIGEST_WHOLE_BYTES = 16 << 20
-DIGEST_CHUNK_BYTES = 256 << 10
+# reading a whole album from a slow disk. Photos and music are nearly always compressed, so that a change anywhere shifts what follows it.
+DIGEST_WHOLE_BYTES = 1 << 20
+DIGEST_CHUNK_BYTES = 64 << 10
 DIGEST_CHUNKS = 16
 
 

@@ -18,7 +18,7 @@ from emoclim_cli.media import MediaKind, printable
 if TYPE_CHECKING:
     from emoclim_cli.library import Library, Root
 
-BATCH_SIZE = 16
+BATCH_SIZE = 32
 
 
 def index(
@@ -26,7 +26,7 @@ def index(
     library: LibraryOption = "",
     space: SpaceOption = "",
     device: DeviceOption = "auto",
-    jobs: Annotated[int, typer.Option(min=0, metavar="N", help="Threads that read files; 0: one per core and one more.")] = 0,
+    jobs: Annotated[int, typer.Option(min=0, metavar="N", help="Threads that read files; 0: one per core.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Files that are encoded and committed together.")] = BATCH_SIZE,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
     exclude: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Names or paths below PATH to leave out; remembered.")] = None,
@@ -124,7 +124,7 @@ def _index(
                 encoders(kind)  # what is missing is said before the first file is read
         summary = indexing.Summary.of(plan)
         waiting = {task.file.path for task in (*plan.new, *plan.changed)}
-        jobs = jobs or (os.cpu_count() or 1) + 1
+        jobs = jobs or os.cpu_count() or 1
         done = 0
         try:
             with console.progress("reading", plan.to_encode) as advance:
