@@ -50,13 +50,13 @@ def load_space(flag: str, library: Library | None = None) -> EmotionSpace:
     """Flag > environment > what the library remembers > default."""
     from dataclasses import replace
 
-    from emoclim_cli.projections import DEFAULT_SPACE, load_space, space_folders
+    from emoclim_cli import projections
 
     remembered = library.space.name if library and library.space else ""
-    name = flag or os.environ.get("EMOCLIM_SPACE", "") or remembered or DEFAULT_SPACE
-    space = load_space(name, installed_spaces())
+    name = flag or os.environ.get("EMOCLIM_SPACE", "") or remembered or projections.DEFAULT_SPACE
+    space = projections.load_space(name, installed_spaces())
     # The folder of a space that is not installed is its name: under that a library finds it again.
-    return space if name in space_folders(installed_spaces()) else replace(space, name=os.path.abspath(name))
+    return space if name in projections.space_folders(installed_spaces()) else replace(space, name=os.path.abspath(name))
 
 
 def open_library(flag: str) -> Library:
