@@ -1,8 +1,11 @@
 """What has changed on the disk since the library was last brought up to date.
 
 A file is known by its path (the id), its size and its modification time. One whose size or time differs is compared by content before
-it is called changed, and so is a new file that is as large as a known one: it may have been moved or copied. A root that is missing, or
-empty while items are known below it, is *offline*: nothing is concluded from it.
+it is called changed, and so is a new file that is as large as a known one: it may have been moved or copied. Of a file larger than
+DIGEST_WHOLE_BYTES the content is only sampled: with another time it is changed, whatever the sample says; with another path and the same
+sample it is moved or copied, and what was edited in place between the samples meanwhile is not noticed.
+A root that is missing, or empty while items are known below it, is *offline*: nothing is concluded from it. A root that is the folder of
+another root under a second name has no files of its own: they are known by the first name.
 """
 
 from __future__ import annotations
@@ -10,17 +13,30 @@ from __future__ import annotations
 import os
 import stat
 from collections import defaultdict, deque
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
+from functools import cache
+from itertools import chain
 from typing import TypeVar
 
 import numpy as np
 
 from emoclim_cli.errors import UsageError
 from emoclim_cli.library import Library, Root, SpaceRef
-from emoclim_cli.media import SUFFIXES, FileStat, MediaKind, content_digest, item_id, kind_of_file, printable, scan, suffix_of
+from emoclim_cli.media import (
+    DIGEST_WHOLE_BYTES,
+    SUFFIXES,
+    FileStat,
+    MediaKind,
+    content_digest,
+    item_id,
+    kind_of_file,
+    printable,
+    scan,
+    suffix_of,
+)
 from emoclim_cli.rows import SkippedFile
 from emoclim_cli.snapshot import View, raw_ids
 
@@ -29,8 +45,8 @@ R = TypeVar("R")
 
 DIGEST_THREADS = 4
 NEVER_SEEN = -1
-"""The remembered size of a file that could not even be opened. It equals none, so that the file is tried at every run: permissions leave no
-trace in size or time."""
+"""The remembered size of a file that could not even be opened, or whose decoder is not installed. It equals none, so that the file is tried
+at every run: permissions and packages leave no trace in size or time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +98,8 @@ class Plan:
     """(folder or file, reason): what is below is left as it is known."""
     known_skipped: frozenset[str] = frozenset()
     """Ids in the library's list of skipped files."""
+    retried: int = 0
+    """How many of the new and the changed are only tried again, as at every run: see NEVER_SEEN."""
 
     @property
     def to_encode(self) -> int:
@@ -93,7 +111,7 @@ class Plan:
         """How many rows or files an index run would do something about."""
         changes = (self.new, self.changed, self.moved, self.copied, self.touched, self.returned, self.gone)
         refused = sum(item_id(file.path) not in self.known_skipped for file in self.refused)
-        return sum(map(len, changes)) + len(self.dropped) + len(self.cleared) + refused + self.remap
+        return sum(map(len, changes)) - self.retried + len(self.dropped) + len(self.cleared) + refused + self.remap
 
 
 def plan(
@@ -157,11 +175,13 @@ def plan(
         row = _row_of(task, views)
         if row >= 0:
             live[task.kind][row] = True
-        if row >= 0 and task.content and task.content == _content(views[task.kind], row):
+        if row < 0 or not task.content or task.content != _content(views[task.kind], row):
+            remaining.append(task)
+        elif task.file.size > DIGEST_WHOLE_BYTES:
+            remaining.append(replace(task, content=""))  # a sample does not show that it is what it was
+        else:
             result.touched.append(task)
             result.unchanged += 1
-        else:
-            remaining.append(task)
 
     # Rows of a path where there is something else now are dealt with when that is indexed.
     replaced = {task.file.id for task in tasks} | {dropped for _, dropped in result.dropped}
@@ -169,7 +189,9 @@ def plan(
         for row in _where(view.present & ~live[kind]):
             if view.id(row) not in replaced and scanned(view.path(row)):
                 result.gone.append(Task(FileStat(view.path(row), int(view.size[row]), int(view.mtime_ns[row])), kind))
-    _share_out(result, remaining, views)
+    _share_out(result, remaining, views, live)
+    never_seen = {item_id(file.path) for file in listed.values() if file.size == NEVER_SEEN}
+    result.retried = sum(task.file.id in never_seen for task in (*result.new, *result.changed))
 
     pending = {task.file.id for task in remaining} | {item_id(file.path) for file in (*result.skipped, *result.refused)}
     seen = {file.path for file in files} if listed else set()
@@ -188,7 +210,9 @@ def _scan(library: Library, plan: Plan, views: Mapping[MediaKind, View]) -> tupl
     plan.roots = list(roots.values())
     files: dict[str, FileStat] = {}
     online: list[str] = []
-    visited: set[tuple[int, int]] = set()
+    walked: dict[tuple[int, int], str] = {}
+    first_name: dict[str, str] = {}
+    known_below = _known_below(views)
     for root in plan.roots:
         try:
             status = os.stat(root.path)
@@ -196,32 +220,36 @@ def _scan(library: Library, plan: Plan, views: Mapping[MediaKind, View]) -> tupl
             if isinstance(error, FileNotFoundError) and _was_deleted(root.path, views, roots):
                 online.append(root.path)
             else:
-                _set_offline(plan, root.path, root.path in known, views, error.strerror or str(error))
+                _set_offline(plan, root.path, root.path in known or known_below(root.path), error.strerror or str(error))
             continue
-        if (status.st_dev, status.st_ino) in visited:  # the same folder by another name
+        key = (status.st_dev, status.st_ino)
+        if key in walked:
+            first_name[root.path] = walked[key]
             online.append(root.path)
             continue
-        visited.add((status.st_dev, status.st_ino))
-        if stat.S_ISREG(status.st_mode) and _known_below(root.path, views):
+        if stat.S_ISREG(status.st_mode) and known_below(root.path):
             plan.offline_roots.append(root.path)  # a folder was here
             continue
-        exclude = [*root.exclude, *(glob for other in known.values() if inside(root.path, other.path) for glob in other.exclude)]
-        found = scan(root.path, exclude, [str(library.folder), *(other for other in roots if other != root.path)])
+        exclude = [*root.exclude, *(glob for folder in folders_above(root.path) if folder in known for glob in known[folder].exclude)]
+        found = scan(root.path, exclude, (other for other in chain([str(library.folder)], roots) if other != root.path))
         refusal = dict(found.unreadable).get(root.path)
         if refusal is not None:
-            _set_offline(plan, root.path, root.path in known, views, refusal)
+            _set_offline(plan, root.path, root.path in known or known_below(root.path), refusal)
             continue
+        walked[key] = root.path
         files.update((file.path, file) for file in found.files)
         plan.unreadable += found.unreadable
         online.append(root.path)
+    filled = _folders_of(files)
     for path in online:
-        empty = os.path.isdir(path) and not any(inside(file, path) for file in files)
-        if empty and _known_below(path, views):  # most likely a mount point without its disk
+        empty = os.path.isdir(path) and first_name.get(path, path) not in filled
+        if empty and known_below(path):  # most likely a mount point without its disk
             plan.offline_roots.append(path)
-    unknown = (*plan.offline_roots, *(path for path, _ in plan.unreadable))
+    inspected, unknown = frozenset(online), frozenset((*plan.offline_roots, *(path for path, _ in plan.unreadable)))
 
     def scanned(path: str) -> bool:
-        return any(path == root or inside(path, root) for root in online) and not any(path == top or inside(path, top) for top in unknown)
+        places = {path, *folders_above(path)}
+        return not places.isdisjoint(inspected) and places.isdisjoint(unknown)
 
     return sorted(files.values(), key=lambda file: os.fsencode(file.path)), scanned
 
@@ -230,21 +258,45 @@ def inside(path: str, folder: str) -> bool:
     return path.startswith(folder.rstrip("/") + "/") and path != folder
 
 
-def _known_below(folder: str, views: Mapping[MediaKind, View]) -> bool:
-    return any(inside(view.path(row), folder) for view in views.values() for row in _where(view.present))
+def folders_above(path: str) -> Iterator[str]:
+    """The folders that an absolute path is inside of, the nearest first."""
+    while (folder := os.path.dirname(path)) != path:
+        yield folder
+        path = folder
 
 
-def _was_deleted(root: str, views: Mapping[MediaKind, View], roots: Iterable[str]) -> bool:
+def _folders_of(paths: Iterable[str]) -> set[str]:
+    """Every folder that one of the paths is inside of."""
+    found: set[str] = set()
+    for path in paths:
+        for folder in folders_above(path):
+            if folder in found:
+                break
+            found.add(folder)
+    return found
+
+
+def _known_below(views: Mapping[MediaKind, View]) -> Callable[[str], bool]:
+    """Whether items are known, and not gone, below a folder. The rows are walked once, and only if it is asked."""
+
+    @cache
+    def folders() -> set[str]:
+        return _folders_of(view.path(row) for view in views.values() for row in _where(view.present))
+
+    return lambda folder: folder in folders()
+
+
+def _was_deleted(root: str, views: Mapping[MediaKind, View], roots: Mapping[str, Root]) -> bool:
     """A missing root is not offline but deleted if it was a file, or is below another root, and its folder still holds other things."""
     known_file = any(view.find([item_id(root)])[0] >= 0 for view in views.values())
     try:
-        return (known_file or any(inside(root, other) for other in roots)) and bool(os.listdir(os.path.dirname(root)))
+        return (known_file or any(folder in roots for folder in folders_above(root))) and bool(os.listdir(os.path.dirname(root)))
     except OSError:
         return False
 
 
-def _set_offline(plan: Plan, root: str, known: bool, views: Mapping[MediaKind, View], reason: str) -> None:
-    if not known and not _known_below(root, views):
+def _set_offline(plan: Plan, root: str, known: bool, reason: str) -> None:
+    if not known:
         raise UsageError(f"{printable(root)}: {reason}")
     plan.offline_roots.append(root)
 
@@ -303,16 +355,20 @@ def _content(view: View, row: int) -> str:
     return view.content[row : row + 1].tobytes().hex()
 
 
-def _share_out(plan: Plan, tasks: Iterable[Task], views: Mapping[MediaKind, View]) -> None:
-    """Puts tasks into `new`, `changed`, `moved` and `copied`; a row whose file moved is not `gone`."""
+def _share_out(plan: Plan, tasks: Sequence[Task], views: Mapping[MediaKind, View], live: Mapping[MediaKind, np.ndarray]) -> None:
+    """Puts tasks into `new`, `changed`, `moved` and `copied`; a row whose file moved is not `gone`.
+
+    A row at whose path there is a file now, a `live` one or that of a task, stays: of it there are only copies.
+    """
     missing = {(task.kind, task.file.id) for task in plan.gone}
+    stay = {task.file.id for task in tasks}
     moves, copies = defaultdict[tuple[MediaKind, str], list[str]](list), dict[tuple[MediaKind, str], str]()
     for kind, view in views.items():
         wanted = raw_ids({task.content for task in tasks if task.content and task.kind is kind})
         for row in _where(np.isin(view.content, wanted)):
             source, content = view.id(row), (kind, _content(view, row))
             copies[content] = source
-            if view.gone[row] or (kind, source) in missing:
+            if (kind, source) in missing or (view.gone[row] and not live[kind][row] and source not in stay):
                 moves[content].append(source)
     claimed = set()
     for task in tasks:

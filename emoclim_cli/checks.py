@@ -21,7 +21,6 @@ from emoclim_cli.projections import EmotionSpace
 EXTRAS = {
     "heic": ("pillow_heif", "photos in HEIC"),
     "raw": ("rawpy", "previews of camera raw files"),
-    "clap": ("laion_clap", "the paper's encoders"),
 }
 """Extra -> the module that shows it is installed, and what it is for."""
 PACKAGES = {"torch": "torch", "onnxruntime": "onnxruntime", "lancedb": "lancedb", "av": "av", "pillow": "PIL", "mutagen": "mutagen"}

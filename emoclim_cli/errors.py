@@ -4,12 +4,12 @@
     |-- UsageError              2   the command line asks for something that makes no sense
     |-- MediaError                  a photo or track of the user's
     |   `-- UnreadableMedia         this one file cannot be used, and why
+    |       `-- MissingDecoder      not until an optional package is installed, which the hint names
     |-- LibraryError                the library folder
     |   |-- NoLibrary           3   nothing has been indexed yet
     |   `-- LibraryBusy             another emoclim is writing to it
     |-- ModelError                  weights, encoders, spaces
-    |   |-- MissingWeights      3   not fetched, and fetching is forbidden or failed
-    |   `-- MissingExtra        3   an optional package is not installed
+    |   `-- MissingWeights      3   not fetched, and fetching is forbidden or failed
     `-- LabelError                  labelled data for training: names file and line
 
 Every error carries a message that names the thing and, where there is one, a hint: the next command.
@@ -40,6 +40,10 @@ class UnreadableMedia(MediaError):
     """`message` is the reason alone; whoever shows it puts the path before it."""
 
 
+class MissingDecoder(UnreadableMedia):
+    pass
+
+
 class LibraryError(EmoclimError):
     pass
 
@@ -57,10 +61,6 @@ class ModelError(EmoclimError):
 
 
 class MissingWeights(ModelError):
-    exit_code = 3
-
-
-class MissingExtra(ModelError):
     exit_code = 3
 
 

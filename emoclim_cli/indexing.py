@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from emoclim_cli.changes import NEVER_SEEN, Task, inside, on_threads
+from emoclim_cli.changes import NEVER_SEEN, Task, folders_above, inside, on_threads
 from emoclim_cli.changes import Plan as Plan  # part of what this module offers
 from emoclim_cli.changes import plan as plan
 from emoclim_cli.encoders import Encoder
-from emoclim_cli.errors import EmoclimError, ModelError
+from emoclim_cli.errors import EmoclimError, MissingDecoder, ModelError
 from emoclim_cli.library import FeatureSource, Library, Root, SpaceRef
 from emoclim_cli.media import FileStat, MediaItem, MediaKind, content_digest, item_id
 from emoclim_cli.projections import EmotionSpace
@@ -164,10 +164,9 @@ def apply(
 def _merged(known: Sequence[Root], named: Sequence[Root]) -> list[Root]:
     """The roots to remember: those named replace known ones of the same path, and are left out where a known one covers them."""
     roots = {root.path: root for root in known}
+    everything = {root.path for root in known if not root.exclude}
     for root in named:
-        covered = any(
-            inside(root.path, other.path) and "/." not in root.path[len(other.path.rstrip("/")) :] and not other.exclude for other in known
-        )
+        covered = any(folder in everything and "/." not in root.path[len(folder.rstrip("/")) :] for folder in folders_above(root.path))
         if root.path in roots or root.exclude or not covered:
             roots[root.path] = root
     return list(roots.values())
@@ -209,7 +208,7 @@ def _take_over(plan: Plan, library: Library) -> Generator[Outcome, None, list[Ta
                 rows.append(replace(row, item=replace(row.item, path=file.path, size=file.size, mtime_ns=file.mtime_ns)))
                 done.append(task)
             library.upsert(kind, rows)
-            library.remove(kind, [task.source for task in done if task.file.id in moved])
+            library.remove(kind, {task.source for task in done if task.file.id in moved} - {task.file.id for task in done})
             _settle(done, kind, plan, library)
             library.mark_gone(kind, [task.source for task in left if task.kind is kind and task.file.id in moved])
             for task in done:
@@ -263,6 +262,8 @@ def _load(encoder: Encoder, task: Task) -> _Loaded | _Failed:
         return _Failed(task, "it vanished while it was to be read", None)
     except OSError as error:
         return _failed(task, error.strerror or str(error), NEVER_SEEN, NEVER_SEEN)
+    except MissingDecoder as error:
+        return _failed(task, _message(error), NEVER_SEEN, NEVER_SEEN)
     except Exception as error:  # noqa: BLE001 - a decoder's bug must cost one file, not the run
         return _failed(task, _message(error), status.st_size, status.st_mtime_ns)
     item = MediaItem(path, task.kind, status.st_size, status.st_mtime_ns)
@@ -282,7 +283,9 @@ def _failed(task: Task, reason: str, size: int, mtime_ns: int) -> _Failed:
 
 
 def _message(error: Exception) -> str:
-    return error.message if isinstance(error, EmoclimError) else f"{type(error).__name__}: {error}"
+    if not isinstance(error, EmoclimError):
+        return f"{type(error).__name__}: {error}"
+    return f"{error.message} ({error.hint})" if error.hint else error.message
 
 
 def _commit(

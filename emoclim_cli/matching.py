@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -126,7 +127,7 @@ def _resolve_folder(folder: str, views: dict[MediaKind, View]) -> tuple[MediaKin
     kind = max(below, key=lambda kind: len(below[kind]))
     rows = below[kind]
     if not len(rows):
-        raise LibraryError(f"nothing in {printable(folder)} is in the library", f"emoclim index {printable(folder)}")
+        raise LibraryError(f"nothing in {printable(folder)} is in the library", f"emoclim index {shlex.quote(printable(folder))}")
     return kind, unit(views[kind].emotion[rows].mean(axis=0)), set(views[kind].content[rows].tolist())
 
 
@@ -187,7 +188,9 @@ def _ranked(view: View, query: Query, limit: int, per_artist: int | None, min_sc
 
 
 def emotion_counts(library: Library, space: EmotionSpace) -> dict[str, dict[str, int]]:
-    """Kind -> emotion -> how many items lie nearest to it."""
+    """Kind -> emotion -> how many items lie nearest to it; zeros where the library's vectors are of another space."""
+    if library.space is None or library.space.id != space.id:
+        return {kind.plural: dict.fromkeys(space.emotions, 0) for kind in MediaKind}
     counts = {}
     for kind in MediaKind:
         view = library.view(kind)

@@ -278,13 +278,17 @@ def _excluded(entry: os.DirEntry[str], root: str, exclude: Sequence[str]) -> boo
 
 # A file's content digest reads all of a small file and an even sample of a large one: enough to know a moved or copied file again, without
 # reading a whole album from a slow disk. Photos and music are nearly always compressed, so that a change anywhere shifts what follows it.
-DIGEST_WHOLE_BYTES = 1 << 20
+DIGEST_WHOLE_BYTES = 4 << 20
 DIGEST_CHUNK_BYTES = 64 << 10
 DIGEST_CHUNKS = 16
 
 
 def content_digest(path: str) -> str:
-    """32 hex digits for a file's content and size. Raises OSError."""
+    """32 hex digits for a file's content and size. Raises OSError.
+
+    Above DIGEST_WHOLE_BYTES it is of a sample: a large file without compression (BMP, TIFF, WAV) can be edited in place and keep it. So
+    such a digest is taken to show that a file at another path was moved or copied, but not that the file at one path is what it was.
+    """
     digest = blake2b(digest_size=16)
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size

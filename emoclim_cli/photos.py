@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from emoclim_cli.errors import UnreadableMedia
+from emoclim_cli.errors import MissingDecoder, UnreadableMedia
 from emoclim_cli.media import RAW_SUFFIXES, check_file, suffix_of
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ ORIENTATION_OF_FLIP = {3: 3, 5: 8, 6: 6}
 def read_photo(path: str, side: int) -> np.ndarray:
     """The upright photo as (side, side, 3) uint8 RGB: its shorter side scaled to `side` (bicubic), the centre of the longer one.
 
-    Transparency shows white; of an animation the first frame counts. Raises UnreadableMedia.
+    Transparency shows white; of an animation the first frame counts. Raises UnreadableMedia, and of it MissingDecoder for HEIC and camera
+    RAW where the extra is not installed.
     """
     check_file(path)
     _hush_pillow()
@@ -111,7 +112,7 @@ def _load_heic(file: Any) -> _Photo:
     try:
         from pillow_heif import HeifImageFile
     except ImportError as error:
-        raise UnreadableMedia("is HEIC, which needs the extra `heic`", hint="pip install 'emoclim[heic]'") from error
+        raise MissingDecoder("is HEIC, which needs the extra `heic`", hint="pip install 'emoclim[heic]'") from error
     opener: Any = HeifImageFile
     image = opener(file)
     if image.width * image.height > MAX_PIXELS:
@@ -125,7 +126,7 @@ def _load_raw(file: Any, side: int) -> _Photo:
     try:
         import rawpy
     except ImportError as error:
-        raise UnreadableMedia("is camera RAW, which needs the extra `raw`", hint="pip install 'emoclim[raw]'") from error
+        raise MissingDecoder("is camera RAW, which needs the extra `raw`", hint="pip install 'emoclim[raw]'") from error
     try:
         with rawpy.imread(file) as raw:
             sizes = raw.sizes

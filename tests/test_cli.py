@@ -1014,3 +1014,63 @@ def test_evaluate_names_file_and_line(newcomer: User) -> None:
     assert (done.code, done.out) == (1, b"")
     assert f"{labels}, line 3: unknown emotion 'melancholic'" in done.err
     assert newcomer.run("evaluate", "--music", labels, "--level", "song").code == 2
+
+
+# --- what must not be misread ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [["forget", "", "--yes"], ["index", ""], ["match", ""]])
+def test_an_empty_path_is_not_the_current_folder(user: User, command: list[str]) -> None:
+    done = user.run(*command, cwd=user.media)
+    assert done.code == 2
+    assert user.run("status").code == 0
+
+
+def test_excludes_add_up_until_their_folder_is_forgotten(newcomer: User) -> None:
+    for name in ("a.jpg", "b.png", "c.webp"):
+        make_photo(newcomer.media / name)
+    newcomer.run("index", newcomer.media, "--exclude", "*.png")
+    newcomer.run("index", "--exclude", "*.webp")
+    assert newcomer.json("index")["seen"] == 1
+    newcomer.run("forget", newcomer.media, "--yes")
+    assert newcomer.json("index", newcomer.media)["seen"] == 3
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["match", "sad", "--format", "xspf"],
+        ["match", "sad", "--json", "--paths"],
+        ["match", "sad", "--device", "abacus"],
+        ["index", "--device", "abacus"],
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(user: User, wrong: list[str]) -> None:
+    assert user.run(*wrong).code == 2
+
+
+def test_weights_that_were_cut_off_are_damaged_not_absent(user: User, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    (cache / "weights").mkdir(parents=True)
+    for name in ("musicnn.onnx", "musicnn.onnx.json", "vibenet.onnx", "vibenet.onnx.json"):
+        shutil.copy(Path(user.env["EMOCLIM_CACHE"]) / "weights" / name, cache / "weights" / name)
+    cut = cache / "weights" / "musicnn.onnx"
+    cut.write_bytes(cut.read_bytes()[:-100])
+    done = replace(user, env={"EMOCLIM_CACHE": str(cache)}).run("models", "verify")
+    assert done.code == 3
+    assert "musicnn" in done.err
+    assert "vibenet: intact" in done.err
+
+
+def test_another_space_than_the_librarys_counts_nothing(user: User, tmp_path: Path) -> None:
+    """Vectors of two spaces are never compared; and what a library remembers is what is evaluated."""
+    rng = np.random.default_rng(0)
+    other = replace(SPACE, prototypes=rng.standard_normal(SPACE.prototypes.shape).astype(np.float32))
+    other.save(tmp_path / "other")
+    elsewhere = replace(user, env=user.env | {"EMOCLIM_SPACE": str(tmp_path / "other")})
+    said = elsewhere.json("status", code=1)
+    assert said["space"] == SPACE.name
+    assert not any(said["emotions"]["photos"].values())
+    user.json("index", "--space", tmp_path / "other")
+    checks = {check["name"]: check for check in user.json("doctor")["checks"]}
+    assert other.id in checks["space"]["detail"]

@@ -9,6 +9,7 @@ import threading
 import time
 import wave
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emoclim_cli.changes import Plan, on_threads, plan
+from emoclim_cli import media
+from emoclim_cli.changes import Plan, Task, on_threads, plan
 from emoclim_cli.emotions import EMOTIONS
 from emoclim_cli.encoders import EncoderInfo
-from emoclim_cli.errors import LibraryBusy, ModelError, UnreadableMedia, UsageError
+from emoclim_cli.errors import LibraryBusy, MissingDecoder, ModelError, UnreadableMedia, UsageError
 from emoclim_cli.indexing import Outcome, Status, Summary, apply, forget, space_ref, status
 from emoclim_cli.library import Library, Root
-from emoclim_cli.media import MediaItem, MediaKind, content_digest, item_id
+from emoclim_cli.media import FileStat, MediaItem, MediaKind, content_digest, item_id
 from emoclim_cli.projections import EmotionSpace, Projection, unit
 from emoclim_cli.rows import Row
+from emoclim_cli.snapshot import View
 
 PHOTO, MUSIC = MediaKind.PHOTO, MediaKind.MUSIC
 
@@ -322,6 +325,69 @@ class TestChanges:
         assert bench.paths() == ["000.png", "001.png", "002.png", "copy.png", "moved.png"]
         bench.check_vectors()
 
+    def test_a_path_that_comes_back_as_something_else_keeps_its_row(self, bench: Bench, tmp_path: Path) -> None:
+        a, e = photos(bench.media, 2)
+        bench.run()
+        shutil.move(a, tmp_path / "a.png")
+        bench.run()
+        shutil.copy(e, a)
+        shutil.copy(tmp_path / "a.png", bench.media / "b.png")
+        summary = bench.run()
+        assert (summary.indexed, summary.unchanged, summary.moved, bench.photos.loads) == (2, 1, 0, 2)
+        assert bench.paths() == ["000.png", "001.png", "b.png"]
+        bench.check_vectors()
+
+    @pytest.mark.parametrize("touched", [False, True])
+    def test_a_path_that_comes_back_beside_its_copy_keeps_its_row(self, bench: Bench, tmp_path: Path, touched: bool) -> None:
+        a, _ = photos(bench.media, 2)
+        bench.run()
+        shutil.move(a, tmp_path / "a.png")
+        bench.run()
+        shutil.copy(tmp_path / "a.png", bench.media / "b.png")
+        shutil.move(tmp_path / "a.png", a)
+        if touched:
+            os.utime(a, ns=(5, 5))
+        summary = bench.run()
+        assert (summary.indexed, summary.unchanged, summary.moved, bench.photos.loads) == (1, 2, 0, 2)
+        assert bench.paths() == ["000.png", "001.png", "b.png"]
+        bench.check_vectors()
+
+    def test_what_is_written_is_not_removed(self, bench: Bench) -> None:
+        """Whatever the plan says."""
+        a, e = photos(bench.media, 2)
+        bench.run()
+        first, second = (item_id(str(path)) for path in (a, e))
+        shutil.copy(a, bench.media / "b.png")
+        a.unlink()
+        shutil.copy(e, a)
+        contents = {path: content_digest(str(path)) for path in (a, bench.media / "b.png")}
+        files = {path: FileStat(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in contents}
+        what = Plan(space_ref(bench.space))
+        what.copied = [Task(files[a], PHOTO, frozenset({PHOTO}), second, contents[a])]
+        what.moved = [Task(files[bench.media / "b.png"], PHOTO, frozenset(), first, contents[bench.media / "b.png"])]
+        assert len(list(bench.stream(what))) == 2
+        assert bench.paths() == ["000.png", "001.png", "b.png"]
+        bench.check_vectors()
+
+    @pytest.mark.parametrize("copied", [False, True])
+    def test_a_large_file_that_is_edited_between_the_samples(self, bench: Bench, copied: bool) -> None:
+        path = bench.media / "large.bmp"
+        Image.new("RGB", (1300, 1100), "red").save(path)
+        if copied:
+            shutil.copy(path, bench.media / "copy.bmp")
+        bench.run()
+        digest, size, loads = content_digest(str(path)), path.stat().st_size, bench.photos.loads
+        assert size > media.DIGEST_WHOLE_BYTES
+        with path.open("r+b") as file:
+            for (offset, length), (following, _) in pairwise(media._digest_parts(size)):
+                file.seek(offset + length)
+                file.write(bytes(following - offset - length))
+        os.utime(path, ns=(5, 5))
+        assert (content_digest(str(path)), path.stat().st_size) == (digest, size)
+        summary = bench.run()
+        assert (summary.indexed, summary.unchanged, bench.photos.loads) == (1, int(copied), loads + 1)
+        bench.check_vectors()
+
     def test_moved_file_that_changes_before_its_turn_is_encoded(self, bench: Bench) -> None:
         first, _ = photos(bench.media, 2)
         bench.run()
@@ -461,6 +527,30 @@ class TestUnreadable:
         assert [file.reason for file in bench.library.skipped_files()] == ["Permission denied"]
         refuse = False
         assert bench.run().indexed == 1  # tried again without being asked: permissions leave no trace in size and time
+        assert bench.library.skipped_files() == []
+
+    def test_a_decoder_that_is_not_installed_yet(self, bench: Bench) -> None:
+        photos(bench.media, 2)
+        path = bench.media / "000.png"
+        load = bench.photos.load
+
+        def without(name: str) -> np.ndarray:
+            if name == str(path):
+                raise MissingDecoder("is HEIC", hint="install it")
+            return load(name)
+
+        bench.photos.load = without  # type: ignore[method-assign]
+        for unchanged in range(2):
+            what = bench.plan()
+            summary = Summary.of(what)
+            for outcome in bench.stream(what):
+                summary.count(outcome)
+            assert (summary.skipped, summary.unchanged) == (1, unchanged)
+            assert summary.errors == [{"path": str(path), "reason": "is HEIC (install it)"}]
+            assert [file.reason for file in bench.library.skipped_files()] == ["is HEIC (install it)"]
+            assert bench.plan().stale == 0  # nothing has changed
+        bench.photos.load = load  # type: ignore[method-assign]
+        assert bench.run().indexed == 1  # without being asked
         assert bench.library.skipped_files() == []
 
     def test_one_sample_spoils_its_batch(self, bench: Bench) -> None:
@@ -689,6 +779,66 @@ class TestRoots:
         (tmp_path / "other-name").symlink_to(roots[0])
         summary = bench.run(roots[0], tmp_path / "other-name")
         assert (summary.seen, summary.unchanged) == (2, 2)
+
+    def test_a_second_name_that_was_indexed_alone(self, bench: Bench, tmp_path: Path) -> None:
+        photos(bench.media, 2)
+        bench.run(bench.media)
+        other = tmp_path / "other-name"
+        other.symlink_to(bench.media)
+        bench.run(other)
+        assert len(bench.paths()) == 4
+        summary = bench.run()
+        assert (summary.offline_roots, summary.seen, summary.unchanged, summary.gone) == ([], 2, 2, 2)
+        assert bench.paths() == ["000.png", "001.png"]
+        summary = bench.run()
+        assert (summary.offline_roots, summary.unchanged, summary.gone) == ([], 2, 0)
+        assert bench.run(other).unchanged == 2
+        assert bench.photos.loads == 2
+
+    def test_a_disk_with_two_names_that_is_not_there(self, bench: Bench, tmp_path: Path) -> None:
+        photos(bench.media, 2)
+        other = tmp_path / "other-name"
+        other.symlink_to(bench.media)
+        bench.run(bench.media)
+        bench.run(other)
+        bench.media.rename(tmp_path / "unplugged")
+        bench.media.mkdir()
+        summary = bench.run()
+        assert (summary.offline_roots, summary.gone) == ([str(bench.media), str(other)], 0)
+        assert len(bench.paths()) == 4
+
+    def test_a_folder_with_two_names_that_cannot_be_read(self, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        photos(bench.media, 2)
+        other = tmp_path / "other-name"
+        other.symlink_to(bench.media)
+        bench.run(bench.media)
+        bench.run(other)
+
+        def refused(path: Any) -> Any:
+            raise PermissionError(13, "Permission denied")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("emoclim_cli.media.os.scandir", refused)  # permissions do not stop root
+            what = bench.plan()
+        assert (what.offline_roots, what.gone) == ([str(bench.media), str(other)], [])
+
+    def test_many_files_as_roots(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What is known is walked a few times, not once for each root."""
+        known_files(bench, 2_000)
+        asked = 0
+        path_of = View.path
+
+        def counted(view: View, row: int) -> str:
+            nonlocal asked
+            asked += 1
+            return path_of(view, row)
+
+        monkeypatch.setattr(View, "path", counted)
+        paths = bench.library.view(PHOTO).paths()
+        asked = 0
+        what = bench.plan(*paths)
+        assert (what.seen, what.unchanged, what.stale) == (2_000, 2_000, 0)
+        assert asked <= 4 * 2_000
 
     def test_a_folder_below_a_known_root_is_no_second_root(self, bench: Bench) -> None:
         (bench.media / "2024").mkdir()

@@ -22,7 +22,7 @@ from media_makers import ORIENTATION_TAG, damaged_copies, make_photo, picture
 from PIL import Image, ImageOps
 
 from emoclim_cli import photos
-from emoclim_cli.errors import UnreadableMedia
+from emoclim_cli.errors import MissingDecoder, UnreadableMedia
 from emoclim_cli.photos import formats, read_photo
 
 
@@ -300,7 +300,7 @@ def test_extras_that_are_not_installed_are_named(tmp_path: Path, monkeypatch: py
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     monkeypatch.setitem(sys.modules, "rawpy", None)
     for name, extra in (("a.heic", "heic"), ("a.dng", "raw")):
-        with pytest.raises(UnreadableMedia) as caught:
+        with pytest.raises(MissingDecoder) as caught:
             read_photo(str(tmp_path / name), 32)
         assert f"`{extra}`" in caught.value.message
         assert f"emoclim[{extra}]" in caught.value.hint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -29,7 +30,9 @@ def index(
     jobs: Annotated[int, typer.Option(min=0, metavar="N", help="Threads that read files; 0: one per core.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Files that are encoded and committed together.")] = BATCH_SIZE,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
-    exclude: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Names or paths below PATH to leave out; remembered.")] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="Names or paths below PATH to leave out; remembered; more add up.")
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 where a file could not be used.")] = False,
     offline: OfflineOption = False,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Read and encode every file again.")] = False,
@@ -73,19 +76,26 @@ def index(
         console.show_summary(summary, 0.0, dry=True)
 
 
+def _absolute(paths: Sequence[str]) -> list[str]:
+    """Raises UsageError for an empty path, which a script's unset variable gives and which would mean the current folder."""
+    if not all(paths):
+        raise UsageError("an empty path", "name the folder; . is the current one")
+    return list(dict.fromkeys(map(os.path.abspath, paths)))
+
+
 def _roots(library: Library, paths: Sequence[str] | None, exclude: Sequence[str]) -> list[Root]:
+    """What to scan. Globs are remembered and add up, until their root is forgotten."""
     from emoclim_cli.library import Root
+
+    def globs(remembered: Sequence[str]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys([*remembered, *exclude]))
 
     known = {root.path: root for root in library.roots}
     if not paths:
         if not known:
             raise UsageError("no folder is known yet", "name what to index: emoclim index ~/Pictures ~/Music")
-        return [Root(root.path, tuple(exclude) or root.exclude) for root in known.values()]
-    chosen = []
-    for path in dict.fromkeys(map(os.path.abspath, paths)):
-        remembered = known[path].exclude if path in known else ()
-        chosen.append(Root(path, tuple(exclude) or remembered))
-    return chosen
+        return [Root(root.path, globs(root.exclude)) for root in known.values()]
+    return [Root(path, globs(known[path].exclude if path in known else ())) for path in _absolute(paths)]
 
 
 def _counts(library: Library) -> dict[str, int]:
@@ -112,6 +122,7 @@ def _index(
     import time
 
     from emoclim_cli import indexing
+    from emoclim_cli.encoders.devices import cores
 
     started = time.perf_counter()
     with library.writing():
@@ -124,7 +135,7 @@ def _index(
                 encoders(kind)  # what is missing is said before the first file is read
         summary = indexing.Summary.of(plan)
         waiting = {task.file.path for task in (*plan.new, *plan.changed)}
-        jobs = jobs or os.cpu_count() or 1
+        jobs = jobs or cores()
         done = 0
         try:
             with console.progress("reading", plan.to_encode) as advance:
@@ -164,6 +175,8 @@ def match(
     kinds = {"music": [MediaKind.MUSIC], "photos": [MediaKind.PHOTO], "all": list(MediaKind)}
     if to and to not in kinds:
         raise UsageError(f"--to {to}: unknown", f"one of: {', '.join(kinds)}")
+    if json and paths:
+        raise UsageError("--json and --paths are two outputs", "choose one of them")
     if output == "-" and (json or paths):
         raise UsageError("-o - writes a playlist to stdout, and so no other output can go there", "leave out --json and --paths")
     playlist_format = _playlist_format(output, format)
@@ -195,6 +208,8 @@ def _playlist_format(output: str, name: str) -> str:
 
     if name and name not in playlists.FORMATS:
         raise UsageError(f"--format {name}: unknown", f"one of: {', '.join(playlists.FORMATS)}")
+    if name and not output:
+        raise UsageError("--format is for a playlist", "add -o FILE, or -o - for stdout")
     if output in ("", "-"):
         return name or "m3u8"
     playlists.refuse_media(output)
@@ -213,11 +228,19 @@ def status(library: LibraryOption = "", json: JsonOption = False) -> None:
     roots = [root.path for root in now.roots]
     if json:
         about = {"photos": now.photos, "music": now.music, "roots": roots, "stale": now.plan.stale, "offline_roots": now.plan.offline_roots}
-        console.print_json({"library": str(opened.folder), "space": space.name, **about, "skipped": now.skipped, "emotions": emotions})
+        console.print_json(
+            {
+                "library": str(opened.folder),
+                "space": opened.space.name if opened.space else "",
+                **about,
+                "skipped": now.skipped,
+                "emotions": emotions,
+            }
+        )
     else:
         rows = [
             ("library", printable(str(opened.folder))),
-            ("space", space.name),
+            ("space", opened.space.name if opened.space else ""),
             ("photos", f"{now.photos:,}"),
             ("music", f"{now.music:,}"),
             ("could not be used", f"{now.skipped:,}" + ("  (emoclim errors)" if now.skipped else "")),
@@ -268,6 +291,7 @@ def forget(
     from emoclim_cli import indexing
     from emoclim_cli.changes import inside
 
+    absolute = _absolute(paths)
     opened = places.open_library(library)
     if not yes:
         if not sys.stdin.isatty():
@@ -275,12 +299,11 @@ def forget(
         names = ", ".join(map(printable, paths))
         if not typer.confirm(f"Drop {names} from the library? (Your files stay.)", err=True):
             raise typer.Exit(1)
-    absolute = [os.path.abspath(path) for path in paths]
     with opened.writing():
         removed = indexing.forget(opened, absolute)
     for root in opened.roots:
         if any(inside(path, root.path) for path in absolute):
-            folder = printable(root.path)
+            folder = shlex.quote(printable(root.path))
             console.note(f"{folder} is still known, and the next run takes up all that is in it; or: emoclim index {folder} --exclude NAME")
     if json:
         console.print_json({"removed": removed})

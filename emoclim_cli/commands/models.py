@@ -10,6 +10,7 @@ import typer
 from emoclim_cli import console
 from emoclim_cli.commands import places
 from emoclim_cli.commands.options import JsonOption, LibraryOption, OfflineOption
+from emoclim_cli.errors import EmoclimError
 from emoclim_cli.media import MediaKind
 
 models_app = typer.Typer(
@@ -68,14 +69,23 @@ def models_verify(
     from emoclim_cli import weights
 
     rows = weights.listing(places.weights_cache())
-    wanted = list(names or ()) or [row["name"] for row in rows if row["present"]]
+    cache = places.weights_cache()
+    wanted = list(names or ()) or [row.name for row in weights.WEIGHTS.values() if (cache / row.file).exists()]
+    damaged: list[EmoclimError] = []
     for name in wanted:
-        weights.verify(name, places.weights_cache())
-        console.note(f"{name}: intact")
+        try:
+            weights.verify(name, cache)
+            console.note(f"{name}: intact")
+        except EmoclimError as error:
+            damaged.append(error)
     if not wanted:
         console.note("no weights are here: emoclim models fetch")
     if json:
         console.print_json({"models": [row for row in rows if row["name"] in wanted]})
+    for one in damaged[:-1]:
+        console.show_error(one)
+    if damaged:
+        raise damaged[-1]
 
 
 @spaces_app.command("list")
@@ -109,7 +119,9 @@ def doctor(library: LibraryOption = "", json: JsonOption = False) -> None:
     """What works on this machine: device, extras, weights, codecs. Exit 1 where something needed is missing."""
     from emoclim_cli import checks
 
-    results = checks.run(places.library_folder(library), places.weights_cache(), lambda: places.load_space(""))
+    results = checks.run(
+        places.library_folder(library), places.weights_cache(), lambda: places.load_space("", places.known_library(library))
+    )
     if json:
         console.print_json({"checks": [check.as_json() for check in results]})
     else:

@@ -70,6 +70,17 @@ def open_library(flag: str) -> Library:
     return library
 
 
+def known_library(flag: str) -> Library | None:
+    """The library if there is one, for commands that work without."""
+    from emoclim_cli.errors import NoLibrary
+    from emoclim_cli.library import Library
+
+    try:
+        return Library.open(library_folder(flag))
+    except NoLibrary:
+        return None
+
+
 def is_offline(flag: bool) -> bool:
     return flag or os.environ.get("EMOCLIM_OFFLINE", "") not in ("", "0")
 
@@ -99,7 +110,10 @@ def _fetch_absent(name: str, from_dir: Path | None) -> None:
 
 
 def encoder_maker(space: EmotionSpace, device: str, offline: bool) -> Callable[[MediaKind], Encoder]:
-    """Builds an encoder of the space when it is first needed."""
+    """Builds an encoder of the space when it is first needed. Raises UsageError for an unknown device at once."""
+    from emoclim_cli.encoders.devices import check_name
+
+    check_name(device)
     made: dict[MediaKind, Encoder] = {}
 
     def make(kind: MediaKind) -> Encoder:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 def _labelled(source: str, split: str, encoder: Encoder, *, quadrants: bool = False) -> LabelledFeatures:
     """Features of the labelled files; those known by quadrant only where they are of use."""
     from emoclim_cli.datasets import labelled_features, read_labels
+    from emoclim_cli.encoders.devices import cores
 
     items = [item for item in read_labels(source, split) if item.emotion or quadrants]
     with console.progress(f"features of {encoder.info.kind.plural}", len(items)) as advance:
@@ -29,10 +30,19 @@ def _labelled(source: str, split: str, encoder: Encoder, *, quadrants: bool = Fa
             items,
             encoder,
             places.cache() / "features",
-            jobs=(os.cpu_count() or 1) + 1,
+            jobs=cores(),
             progress=lambda done, _total: advance(done),
             unusable=lambda path, reason: console.warn(f"{path}: {reason}"),
         )
+
+
+def _check_writable(folder: str) -> None:
+    """Before hours of work, not after them. Raises UsageError."""
+    there = os.path.abspath(folder)
+    while not os.path.exists(there):
+        there = os.path.dirname(there)
+    if not os.path.isdir(there) or not os.access(there, os.W_OK):
+        raise UsageError(f"{folder} cannot be written: {there} is no folder that may be written to", "name another with -o")
 
 
 def train(
@@ -59,16 +69,16 @@ def train(
 
     if recipe not in training.RECIPES:
         raise UsageError(f"--recipe {recipe}: unknown", f"one of: {', '.join(training.RECIPES)}")
-    parts: dict[str, dict[MediaKind, LabelledFeatures]] = {"train": {}, "val": {}}
-    changed = training.with_changes(training.RECIPES[recipe], seed=seed, epochs=epochs or None)
-    for name, source in ((photo_encoder, photos), (music_encoder, music)):
-        info = encoder_info(name)
-        places.fetch(info.weights, places.is_offline(offline))
-        labelled = _labelled(source, "", build(name, places.weights_cache(), device), quadrants=changed.quadrants)
-        parts["train"][info.kind], parts["val"][info.kind] = training.split(labelled, seed)
-    if set(parts["train"]) != set(MediaKind):
+    infos = {info.kind: info for info in map(encoder_info, (photo_encoder, music_encoder))}
+    if set(infos) != set(MediaKind):
         raise UsageError("--photo-encoder and --music-encoder are of one kind", "emoclim spaces show tells a pair that fits")
-    infos = {encoder_info(name).kind: encoder_info(name) for name in (photo_encoder, music_encoder)}
+    _check_writable(output)
+    changed = training.with_changes(training.RECIPES[recipe], seed=seed, epochs=epochs or None)
+    parts: dict[str, dict[MediaKind, LabelledFeatures]] = {"train": {}, "val": {}}
+    for kind, source in ((MediaKind.PHOTO, photos), (MediaKind.MUSIC, music)):
+        places.fetch(infos[kind].weights, places.is_offline(offline))
+        encoder = build(infos[kind].name, places.weights_cache(), device)
+        parts["train"][kind], parts["val"][kind] = training.split(_labelled(source, "", encoder, quadrants=changed.quadrants), seed)
     with console.progress("training", changed.epochs) as advance:
         name = os.path.basename(os.path.abspath(output))
         space, trained = training.train_space(name, parts["train"], parts["val"], changed, infos, lambda epoch: advance(epoch.number))
@@ -93,7 +103,7 @@ def evaluate(
     level: Annotated[str, typer.Option(metavar="clip|track", help="A piece of music is each 10-second window, or its mean.")] = "clip",
     device: DeviceOption = "auto",
     offline: OfflineOption = False,
-    library: LibraryOption = "",  # noqa: ARG001
+    library: LibraryOption = "",
     json: JsonOption = False,
 ) -> None:
     """Retrieval between labelled photos and music: P@1, P@5 and MRR in all four directions, macro-averaged over six emotions."""
@@ -104,7 +114,7 @@ def evaluate(
         raise UsageError(f"--level {level}: unknown", f"one of: {', '.join(evaluation.LEVELS)}")
     if not photos and not music:
         raise UsageError("nothing to evaluate on", "emoclim evaluate --photos images.csv --music music.csv")
-    loaded = places.load_space(space)
+    loaded = places.load_space(space, places.known_library(library))
     features = {}
     for kind, source in ((MediaKind.PHOTO, photos), (MediaKind.MUSIC, music)):
         if source:

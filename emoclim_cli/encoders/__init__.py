@@ -72,7 +72,7 @@ def encoder_info(name: str) -> EncoderInfo:
 
 
 def build(name: str, cache: Path, device: str = "auto") -> Encoder:
-    """Loads the network. Raises MissingWeights where they are not in `cache`, MissingExtra where a package is absent."""
+    """Loads the network. Raises MissingWeights where they are not in `cache`, ModelError where they are damaged."""
     info = encoder_info(name)
     paths = [path_of(weights, cache) for weights in info.weights]
     encoder: Encoder = import_module(f"{__name__}.{info.module}").build(info, paths, device)

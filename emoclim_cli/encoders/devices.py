@@ -23,14 +23,24 @@ class Device:
     reason: str
 
 
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def core_pool(on_start: Callable[[], object] | None = None) -> ThreadPoolExecutor:
     """One thread for each core that this process may use, for networks that compute on one core each.
 
     Several single-core runs side by side give a fifth more photos and tracks than one run on all cores, and unlike it they do not wait for
     each other while files are decoded on the same cores. `on_start` is called in each thread first.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return ThreadPoolExecutor(cores, "encode", on_start)
+    return ThreadPoolExecutor(cores(), "encode", on_start)
+
+
+def check_name(device: str) -> None:
+    """Raises UsageError for an unknown one, without torch."""
+    if device not in DEVICES:
+        raise UsageError(f"there is no device {device!r}", f"one of: {', '.join(DEVICES)}")
 
 
 def choose_device(wanted: str = "auto") -> Device:
@@ -40,8 +50,7 @@ def choose_device(wanted: str = "auto") -> Device:
     """
     import torch
 
-    if wanted not in DEVICES:
-        raise UsageError(f"there is no device {wanted!r}", f"one of: {', '.join(DEVICES)}")
+    check_name(wanted)
     if wanted == "cuda" and not torch.cuda.is_available():
         raise ModelError("torch sees no CUDA device", "use --device auto or cpu; `emoclim doctor` tells what torch sees")
     if wanted != "cpu" and torch.cuda.is_available():
