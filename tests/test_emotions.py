@@ -57,7 +57,7 @@ def test_what_holds_no_mood_word_is_not_a_mood(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["./sad", "sad/", "/tmp/sad", "sad.jpg", "./happy+sad", "holiday/fun+sad", "sad+dog.jpg", "sad+.mp3", "c:\\sad+happy"]
+    "text", ["./sad", "sad/", "/mnt/sad", "sad.jpg", "./happy+sad", "holiday/fun+sad", "sad+dog.jpg", "sad+.mp3", "c:\\sad+happy"]
 )
 def test_what_looks_like_a_path_is_not_a_mood(text: str) -> None:
     assert parse_mood(text) is None
