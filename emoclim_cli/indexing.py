@@ -152,10 +152,7 @@ def apply(
             of_kind = sorted((task for task in tasks if task.kind is kind), key=lambda task: os.fsencode(task.file.path))
             if of_kind:
                 encoder = encoders(kind)
-                if encoder.info.digest != space.digests[kind]:
-                    raise ModelError(
-                        f"the space {space.name} was trained on other weights of {space.encoders[kind]}", "emoclim models verify"
-                    )
+                space.check_features(kind, encoder.info.digest)
                 yield from _encode(of_kind, plan, library, encoder, space, jobs, batch_size)
         library.compact()
         library.snapshot()

@@ -13,7 +13,7 @@ import numpy as np
 
 from emoclim_cli.emotions import EMOTIONS, parse_mood
 from emoclim_cli.encoders import Encoder
-from emoclim_cli.errors import LibraryError, ModelError, UnreadableMedia, UsageError
+from emoclim_cli.errors import LibraryError, UnreadableMedia, UsageError
 from emoclim_cli.library import Library
 from emoclim_cli.media import Match, MediaKind, content_digest, item_id, kind_of_file, printable
 from emoclim_cli.projections import EmotionSpace, unit
@@ -96,8 +96,7 @@ def _resolve_path(
         if kind_now is None:
             raise UnreadableMedia("this is neither a photo nor music")
     network = encoder(kind_now)
-    if network.info.digest != space.digests[kind_now]:
-        raise ModelError(f"the space {space.name} was trained on other weights of {space.encoders[kind_now]}", "emoclim models verify")
+    space.check_features(kind_now, network.info.digest)
     with _named(text):
         features = network.encode([network.load(path)])
         if not np.isfinite(features).all():

@@ -90,6 +90,11 @@ class EmotionSpace:
         """(n, d) features -> (n, e) emotion vectors of unit norm."""
         return self.projections[kind](features)
 
+    def check_features(self, kind: MediaKind, digest: str) -> None:
+        """Raises ModelError where an encoder of this `EncoderInfo.digest` gives other features than the projections were trained on."""
+        if digest != self.digests[kind]:
+            raise ModelError(f"the space {self.name} was trained on other weights of {self.encoders[kind]}", "emoclim models verify")
+
     def probabilities(self, vectors: np.ndarray) -> np.ndarray:
         """(n, e) -> (n, c): softmax over the cosines to the prototypes."""
         logits = vectors @ self.prototypes.T / self.temperature
