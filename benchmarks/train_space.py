@@ -16,8 +16,9 @@ import numpy as np
 import platformdirs
 
 from emoclim_cli import evaluation, training
-from emoclim_cli.datasets import LabelledFeatures, LabelledItem, labelled_features, read_labels
+from emoclim_cli.datasets import LabelledFeatures, labelled_features
 from emoclim_cli.encoders import build, encoder_info
+from emoclim_cli.labels import LabelledItem, read_labels
 from emoclim_cli.media import MediaKind
 from emoclim_cli.weights import fetch
 

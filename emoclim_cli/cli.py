@@ -12,9 +12,10 @@ from typing import Annotated, Any
 import typer
 
 from emoclim_cli import __version__, console
+from emoclim_cli.commands.evaluation import evaluate
 from emoclim_cli.commands.library import errors, forget, index, match, status
 from emoclim_cli.commands.models import doctor, models_app, spaces_app
-from emoclim_cli.commands.training import evaluate, train
+from emoclim_cli.commands.training import train
 from emoclim_cli.errors import EmoclimError
 
 app = typer.Typer(

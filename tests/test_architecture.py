@@ -37,7 +37,14 @@ OWNERS = {
     "filelock": {"library", "weights"},
     "platformdirs": {"commands.places"},
     "rich": {"console"},
-    "typer": {"cli", *(name for name in MODULES if name.startswith("commands.") and name not in ("commands.__init__", "commands.places"))},
+    "typer": {
+        "cli",
+        *(
+            name
+            for name in MODULES
+            if name.startswith("commands.") and name not in ("commands.__init__", "commands.labelled", "commands.places")
+        ),
+    },
     "open_clip": set(),
     "laion_clap": set(),
     "requests": set(),

@@ -10,10 +10,11 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from emoclim_cli.datasets import LabelledFeatures, LabelledItem
+from emoclim_cli.datasets import LabelledFeatures
 from emoclim_cli.emotions import EMOTIONS, QUADRANTS
 from emoclim_cli.errors import LabelError
 from emoclim_cli.evaluation import DIRECTIONS, LEVELS, Direction, evaluate
+from emoclim_cli.labels import LabelledItem
 from emoclim_cli.media import MediaKind
 from emoclim_cli.projections import Projection
 

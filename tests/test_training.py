@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from emoclim_cli import losses, training
-from emoclim_cli.datasets import LabelledFeatures, LabelledItem
+from emoclim_cli.datasets import LabelledFeatures
 from emoclim_cli.emotions import EMOTIONS, QUADRANTS
 from emoclim_cli.encoders import encoder_info
 from emoclim_cli.errors import LabelError, ModelError
 from emoclim_cli.evaluation import evaluate
+from emoclim_cli.labels import LabelledItem
 from emoclim_cli.media import MediaKind
 from emoclim_cli.projections import EmotionSpace, Projection, unit
 from emoclim_cli.training import Epoch, Mlp, Recipe, Trained, calibrated_temperature, prototypes, split, train

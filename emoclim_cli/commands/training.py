@@ -1,4 +1,4 @@
-"""train, evaluate: labelled data in, spaces and figures out."""
+"""train: labelled data in, a space out."""
 
 from __future__ import annotations
 
@@ -10,30 +10,13 @@ import typer
 
 from emoclim_cli import console
 from emoclim_cli.commands import places
-from emoclim_cli.commands.options import DeviceOption, JsonOption, LibraryOption, MusicOption, OfflineOption, PhotosOption, SpaceOption
+from emoclim_cli.commands.labelled import features_of
+from emoclim_cli.commands.options import DeviceOption, JsonOption, LibraryOption, MusicOption, OfflineOption, PhotosOption
 from emoclim_cli.errors import UsageError
 from emoclim_cli.media import MediaKind
 
 if TYPE_CHECKING:
     from emoclim_cli.datasets import LabelledFeatures
-    from emoclim_cli.encoders import Encoder
-
-
-def _labelled(source: str, split: str, encoder: Encoder, *, quadrants: bool = False) -> LabelledFeatures:
-    """Features of the labelled files; those known by quadrant only where they are of use."""
-    from emoclim_cli.datasets import labelled_features, read_labels
-    from emoclim_cli.encoders.devices import cores
-
-    items = [item for item in read_labels(source, split) if item.emotion or quadrants]
-    with console.progress(f"features of {encoder.info.kind.plural}", len(items)) as advance:
-        return labelled_features(
-            items,
-            encoder,
-            places.cache() / "features",
-            jobs=cores(),
-            progress=lambda done, _total: advance(done),
-            unusable=lambda path, reason: console.warn(f"{path}: {reason}"),
-        )
 
 
 def _check_writable(folder: str) -> None:
@@ -78,7 +61,7 @@ def train(
     for kind, source in ((MediaKind.PHOTO, photos), (MediaKind.MUSIC, music)):
         places.fetch(infos[kind].weights, places.is_offline(offline))
         encoder = build(infos[kind].name, places.weights_cache(), device)
-        parts["train"][kind], parts["val"][kind] = training.split(_labelled(source, "", encoder, quadrants=changed.quadrants), seed)
+        parts["train"][kind], parts["val"][kind] = training.split(features_of(source, "", encoder, quadrants=changed.quadrants), seed)
     with console.progress("training", changed.epochs) as advance:
         name = os.path.basename(os.path.abspath(output))
         space, trained = training.train_space(name, parts["train"], parts["val"], changed, infos, lambda epoch: advance(epoch.number))
@@ -93,37 +76,3 @@ def train(
         return
     console.note(f"wrote {output}: epoch {trained.best_epoch} of {changed.epochs}")
     console.show_space(space)
-
-
-def evaluate(
-    photos: PhotosOption = "",
-    music: MusicOption = "",
-    space: SpaceOption = "",
-    split: Annotated[str, typer.Option(metavar="NAME", help="Only rows of this split.")] = "",
-    level: Annotated[str, typer.Option(metavar="clip|track", help="A piece of music is each 10-second window, or its mean.")] = "clip",
-    device: DeviceOption = "auto",
-    offline: OfflineOption = False,
-    library: LibraryOption = "",
-    json: JsonOption = False,
-) -> None:
-    """Retrieval between labelled photos and music: P@1, P@5 and MRR in all four directions, macro-averaged over six emotions."""
-    from emoclim_cli import evaluation
-    from emoclim_cli.encoders import build, encoder_info
-
-    if level not in evaluation.LEVELS:
-        raise UsageError(f"--level {level}: unknown", f"one of: {', '.join(evaluation.LEVELS)}")
-    if not photos and not music:
-        raise UsageError("nothing to evaluate on", "emoclim evaluate --photos images.csv --music music.csv")
-    loaded = places.load_space(space, places.known_library(library))
-    features = {}
-    for kind, source in ((MediaKind.PHOTO, photos), (MediaKind.MUSIC, music)):
-        if source:
-            info = encoder_info(loaded.encoders[kind])
-            places.fetch(info.weights, places.is_offline(offline))
-            features[kind] = _labelled(source, split, build(info.name, places.weights_cache(), device))
-    report = evaluation.evaluate(loaded.projections, features, level)
-    if json:
-        directions = {name: direction.as_json() for name, direction in report.items()}
-        console.print_json({"space": loaded.name, "level": level, "split": split, "directions": directions})
-        return
-    console.show_report(report, level)
