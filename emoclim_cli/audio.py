@@ -54,16 +54,17 @@ DTYPES = {name: np.dtype(code) for name, code in (("u8", "u1"), ("s16", "i2"), (
 @dataclass(frozen=True, slots=True)
 class AudioWindows:
     audio: np.ndarray
-    """(w, samples) float32, mono, -1..1."""
+    """(w, samples) float32, mono, -1..1. Windows that overlap may be views of one array, which cannot be written to."""
     starts_s: np.ndarray
     """(w,) float64: where in the track each window begins."""
     duration_s: float
     """Of the whole track."""
 
 
-def read_windows(path: str, *, sample_rate_hz: int, window_s: float, max_windows: int) -> AudioWindows:
+def read_windows(path: str, *, sample_rate_hz: int, window_s: float, max_windows: int, overlap: float = 0.0) -> AudioWindows:
     """At most `max_windows` windows of `window_s` seconds, evenly spaced over the track; a shorter track is repeated to fill one.
 
+    As far as `max_windows` allow, windows cover the whole track, each sharing at least `overlap` (0 to below 1) of it with the next.
     The same file always gives the same windows. Of a long track only what they need is decoded, where its file can be sought in; where
     not, all of it is decoded, but little of it is kept. Packets that do not decode are left out.
     Raises UnreadableMedia, also when most packets do not decode.
@@ -75,10 +76,10 @@ def read_windows(path: str, *, sample_rate_hz: int, window_s: float, max_windows
     try:
         with _open_track(path) as track:
             long = track.said_s > SEEK_FACTOR * max_windows * window_s
-            windows = (_windows_by_seeking if long else _windows_by_streaming)(track, sample_rate_hz, samples, max_windows)
+            windows = (_windows_by_seeking if long else _windows_by_streaming)(track, sample_rate_hz, samples, max_windows, overlap)
         if windows is None:
             with _open_track(path) as track:
-                windows = _windows_by_streaming(track, sample_rate_hz, samples, max_windows)
+                windows = _windows_by_streaming(track, sample_rate_hz, samples, max_windows, overlap)
     except MemoryError as error:
         raise UnreadableMedia("needs more memory than there is") from error
     except (av.error.InvalidDataError, av.error.EOFError, av.error.ArgumentError) as error:
@@ -87,13 +88,15 @@ def read_windows(path: str, *, sample_rate_hz: int, window_s: float, max_windows
         raise UnreadableMedia(error.strerror or str(error)) from error
     except ValueError as error:  # PyAV's word for what it does not know
         raise UnreadableMedia(f"is not audio that can be decoded ({error})") from error
-    np.clip(windows.audio, -1.0, 1.0, out=windows.audio)
     return windows
 
 
-def window_starts(length: int, samples: int, max_windows: int) -> list[int]:
-    """Where the windows of a track of `length` samples begin."""
-    count = max(1, math.ceil(length / samples))
+def window_starts(length: int, samples: int, max_windows: int, overlap: float = 0.0) -> list[int]:
+    """Where the windows of a track of `length` samples begin. Those that overlap are equally far apart, to the sample."""
+    count = max(1, 1 + math.ceil((length - samples) / (samples * (1 - overlap))))
+    if overlap:
+        step = (length - samples) // max(1, min(count, max_windows) - 1)  # the last may end a few samples before the track does
+        return [i * step for i in range(min(count, max_windows))]
     if count > max_windows:  # the centres of equal parts
         return [((2 * i + 1) * length // max_windows - samples) // 2 for i in range(max_windows)]
     return [i * (length - samples) // (count - 1) for i in range(count)] if count > 1 else [0]
@@ -264,7 +267,7 @@ def _arrays(frames: list[av.AudioFrame]) -> Iterator[np.ndarray]:
     return (frame.to_ndarray()[0] for frame in frames)
 
 
-def _windows_by_seeking(track: _Track, rate_hz: int, samples: int, max_windows: int) -> AudioWindows | None:
+def _windows_by_seeking(track: _Track, rate_hz: int, samples: int, max_windows: int, overlap: float = 0.0) -> AudioWindows | None:
     """None where the track cannot be sought in, or what its header or its timestamps say turns out wrong."""
     import av
 
@@ -282,13 +285,14 @@ def _windows_by_seeking(track: _Track, rate_hz: int, samples: int, max_windows: 
         length = round(_duration_s(track, origin) * source_hz)
         if length < max_windows * needed:
             return None
-        starts = window_starts(length, needed, max_windows)
+        starts = window_starts(length, needed, max_windows, overlap)
         for window, start in zip(audio, starts, strict=True):
             low = start - source_margin
             track.seek(low / source_hz - PREROLL_S)
             if _collect(track, origin, source_hz, low, source) < needed // 2:
                 return None
-            window[:] = np.concatenate(list(_resampled([(source, source_hz)], rate_hz)))[margin : margin + samples]
+            resampled = np.concatenate(list(_resampled([(source, source_hz)], rate_hz)))
+            np.clip(resampled[margin : margin + samples], -1.0, 1.0, out=window)
     except av.error.FFmpegError:
         return None
     track.check()
@@ -317,7 +321,7 @@ def _collect(track: _Track, origin: int, source_hz: int, low: int, source: np.nd
     return found
 
 
-def _windows_by_streaming(track: _Track, rate_hz: int, samples: int, max_windows: int) -> AudioWindows:
+def _windows_by_streaming(track: _Track, rate_hz: int, samples: int, max_windows: int, overlap: float = 0.0) -> AudioWindows:
     """Decodes the whole track, but never keeps more than `4 * max_windows + 1` windows of it.
 
     It is cut into blocks of one window. Each time too many are kept, every second is dropped, and of those that follow only every second,
@@ -331,7 +335,7 @@ def _windows_by_streaming(track: _Track, rate_hz: int, samples: int, max_windows
         while done < len(chunk):
             number, offset = divmod(length, samples)
             taken = min(samples - offset, len(chunk) - done)
-            block[offset : offset + taken] = chunk[done : done + taken]
+            np.clip(chunk[done : done + taken], -1.0, 1.0, out=block[offset : offset + taken])
             done += taken
             length += taken
             if offset + taken == samples and number % stride == 0:
@@ -341,16 +345,19 @@ def _windows_by_streaming(track: _Track, rate_hz: int, samples: int, max_windows
     track.check()
     if length == 0:
         raise UnreadableMedia("has no audio")
-    starts = window_starts(length, samples, max_windows)
+    starts = window_starts(length, samples, max_windows, overlap)
     if stride == 1:
         whole = np.concatenate([*kept, block[: length % samples]])
-        audio = [np.resize(whole[s : s + samples], samples) for s in starts]  # np.resize repeats a short track
+        if overlap and len(starts) > 1:  # as views: copied, ten minutes would take four times their memory
+            audio = np.lib.stride_tricks.sliding_window_view(whole, samples)[: starts[-1] + 1 : starts[1]]
+        else:
+            audio = np.stack([np.resize(whole[s : s + samples], samples) for s in starts])  # np.resize repeats a short track
     else:
         step = stride * samples
         chosen = [min(round(s / step), len(kept) - 1) for s in starts]
         starts = [i * step for i in chosen]
-        audio = [kept[i] for i in chosen]
-    return AudioWindows(np.stack(audio), np.array(starts) / rate_hz, length / rate_hz)
+        audio = np.stack([kept[i] for i in chosen])
+    return AudioWindows(audio, np.array(starts) / rate_hz, length / rate_hz)
 
 
 DECODERS = {

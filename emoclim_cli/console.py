@@ -19,6 +19,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from emoclim_cli.emotions import RETRIEVAL_EMOTIONS
 from emoclim_cli.errors import EmoclimError
 from emoclim_cli.media import Match, MediaItem, MediaKind, printable
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from emoclim_cli.evaluation import Direction
     from emoclim_cli.indexing import Summary
     from emoclim_cli.projections import EmotionSpace
+    from emoclim_cli.tagging import TagReport
+    from emoclim_cli.training import Epoch
 
 BARS = " ▁▂▃▄▅▆▇█"
 COLOURS = {
@@ -297,21 +300,29 @@ def show_space(space: EmotionSpace) -> None:
         show_table(*_metric_table(directions), right=METRIC_COLUMNS[1:], title=f"\nvalidation, {level} level")
 
 
-def figure(value: float | None) -> str:
+def figure(value: float | None, decimals: int = 3) -> str:
     """A metric; a dash where there was nothing to measure."""
-    return "-" if value is None else f"{value:.3f}"
+    return "-" if value is None else f"{value:.{decimals}f}"
 
 
-METRIC_COLUMNS = ("direction", "P@1", "P@5", "MRR", "chance", "queries")
+METRIC_COLUMNS = ("direction", "P@1", "P@5", "P@5 95 %", "MRR", "MRR 95 %", "chance", "hubs", "queries")
 
 
 def _metric_table(directions: Mapping[str, Mapping[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    names = ("p@1", "p@5", "mrr", "chance_p@5")
-    return METRIC_COLUMNS, [(name, *(figure(d[n]) for n in names), f"{d['n']:,}") for name, d in directions.items()]
+    rows: list[tuple[str, ...]] = []
+    for name, d in directions.items():
+        p_at_5, mrr = ((figure(d[n]), _interval(d.get(f"{n}_interval"))) for n in ("p@5", "mrr"))
+        rows.append((name, figure(d["p@1"]), *p_at_5, *mrr, figure(d["chance_p@5"]), figure(d.get("hubness"), 2), f"{d['n']:,}"))
+    return METRIC_COLUMNS, rows
 
 
-def show_report(report: Mapping[str, Direction], level: str) -> None:
-    """Retrieval metrics: the macro averages, then P@5 and MRR for each emotion and each source."""
+def _interval(bounds: Sequence[float] | None) -> str:
+    """A dash also for a space that was trained by an emoclim which measured none."""
+    return "-" if bounds is None else f"{bounds[0]:.2f}-{bounds[1]:.2f}"
+
+
+def show_report(report: Mapping[str, Direction], level: str, *, confusion: bool = False) -> None:
+    """Retrieval metrics: the macro averages, then P@5 and MRR for each emotion and each source, then perhaps what is taken for what."""
     directions = {name: direction.as_json() for name, direction in report.items()}
     show_table(*_metric_table(directions), right=METRIC_COLUMNS[1:], title=f"macro over emotions, {level} level")
     for part, title in (("per_emotion", "emotion"), ("per_source", "source")):
@@ -323,6 +334,28 @@ def show_report(report: Mapping[str, Direction], level: str) -> None:
         if rows:
             write_bytes(b"\n")
             show_table(("direction", title, "P@5", "MRR", "chance", "queries"), rows, right=("P@5", "MRR", "chance", "queries"))
+    if confusion:
+        rows = [
+            (name, asked, *(f"{shares[found]:.3f}" for found in RETRIEVAL_EMOTIONS))
+            for name, direction in directions.items()
+            for asked, shares in direction["confusion"].items()
+        ]
+        write_bytes(b"\n")
+        title = "of the first five, the share of each emotion"
+        show_table(("direction", "asked with", *RETRIEVAL_EMOTIONS), rows, right=RETRIEVAL_EMOTIONS, title=title)
+
+
+def show_tagging(report: TagReport, vectors: str) -> None:
+    """The macro averages, then each tag, the best first; those that could not be measured are last."""
+    said = report.as_json()
+    names = ("roc_auc", "pr_auc", "chance_pr_auc")
+    columns = ("ROC-AUC", "PR-AUC", "chance PR-AUC", "clips")
+    overall = (vectors, *(figure(said[name]) for name in names), f"{report.clips:,}")
+    show_table(("vectors", *columns), [overall], right=columns, title="macro over tags, test split")
+    write_bytes(b"\n")
+    best_first = sorted(said["per_tag"].items(), key=lambda row: (-(row[1]["roc_auc"] if row[1]["roc_auc"] is not None else -1), row[0]))
+    rows = [(tag, *(figure(values[name]) for name in names), f"{values['n']:,}") for tag, values in best_first]
+    show_table(("tag", *columns), rows, right=columns, elastic=("tag",))
 
 
 @contextmanager
@@ -339,3 +372,37 @@ def progress(label: str, total: int | None, *, bytes_: bool = False) -> Iterator
     with Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task(label, total=total)
         yield lambda done: bar.update(task, completed=done)
+
+
+@contextmanager
+def training_table(epochs: int) -> Iterator[Callable[[Epoch], None]]:
+    """A table on stderr that grows by a row with each epoch, where that is a terminal; or else a line for each, unless quiet.
+
+    Yields a function that takes an epoch.
+    """
+    if not err.is_terminal or quiet:
+        yield lambda epoch: note(f"epoch {epoch.number}/{epochs}: {', '.join(' '.join(cell) for cell in _epoch_figures(epoch))}")
+        return
+    from rich.live import Live
+
+    caption = Text("terms of the loss, its sum on validation items, and P@5/MRR there", "dim")
+    table = Table(box=None, header_style="bold dim", pad_edge=False, padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
+
+    def add(epoch: Epoch) -> None:
+        figures = _epoch_figures(epoch)
+        if not table.columns:
+            for name in ("epoch", *(name for name, _ in figures)):
+                # The names are longer than the figures: two lines each.
+                table.add_column(Text(name.replace("->", "\n>").replace(" ", "\n")), justify="right", no_wrap=True)
+        table.add_row(f"{epoch.number}/{epochs}", *(value for _, value in figures))
+        live.refresh()
+
+    with Live(table, console=err, auto_refresh=False, vertical_overflow="visible") as live:
+        yield add
+
+
+def _epoch_figures(epoch: Epoch) -> list[tuple[str, str]]:
+    """Name and value: the terms of the loss, the loss on validation items, and P@5/MRR of each direction there."""
+    terms = [(name, f"{value:.3f}") for name, value in epoch.loss.items()]
+    directions = [(name, f"{p_at_5:.2f}/{mrr:.2f}") for name, (p_at_5, mrr) in epoch.val.items()]
+    return [*terms, ("val loss", f"{epoch.val_loss:.3f}"), *directions]

@@ -5,8 +5,10 @@ Shape letters: n items, w windows (of all items together), d feature dim, c emot
 
 from __future__ import annotations
 
+import csv
+import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -15,9 +17,10 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from emoclim_cli.emotions import EMOTIONS, MOOD_WORDS
 from emoclim_cli.encoders import Encoder
 from emoclim_cli.errors import LabelError, UnreadableMedia
-from emoclim_cli.labels import LabelledItem
+from emoclim_cli.labels import LabelledItem, csv_text
 from emoclim_cli.media import MediaKind
 
 CHUNK_ITEMS = 128
@@ -74,6 +77,40 @@ class LabelledFeatures:
         return LabelledFeatures(self.kind, windows, starts, tuple(self.items[i] for i in indices))
 
 
+def read_features(path: str, kind: MediaKind, dim: int, note: Callable[[str], None] | None = None) -> LabelledFeatures:
+    """A teacher: features that were computed elsewhere, of items or of the means of several, each with one emotion.
+
+    A CSV with the columns `emotion` or `mood`, and f0, f1, ... for each of the `dim` numbers. Rows of a mood that is none of the seven
+    emotions are counted and told to `note`. Raises LabelError, with file and line.
+    """
+    reader = csv.DictReader(io.StringIO(csv_text(path)))
+    columns = [f"f{i}" for i in range(dim)]
+    words = [name for name in ("emotion", "mood") if name in (reader.fieldnames or ())]
+    if not words or not set(columns) <= set(reader.fieldnames or ()) or f"f{dim}" in (reader.fieldnames or ()):
+        raise LabelError(f"{path}: the first line has not the columns emotion (or mood) and f0 to f{dim - 1}, the encoder's features")
+    source = os.path.splitext(os.path.basename(path))[0]
+    rows, items, others = [], [], 0
+    for row in reader:
+        where = f"{path}, line {reader.line_num}"
+        word = (row[words[0]] or "").strip().lower()
+        emotion = MOOD_WORDS.get(word, word)
+        if emotion not in EMOTIONS:
+            others += 1
+            continue
+        try:
+            rows.append([float(row[column]) for column in columns])
+        except (TypeError, ValueError) as error:
+            raise LabelError(f"{where}: {error}", "every feature is a number") from error
+        if not np.isfinite(rows[-1]).all():
+            raise LabelError(f"{where}: a feature is not finite")
+        items.append(LabelledItem(where, emotion, frozenset((emotion,)), where, source, "train", where))
+    if not items:
+        raise LabelError(f"{path}: no row has one of the emotions {', '.join(EMOTIONS)}")
+    if others and note:
+        note(f"{path}: {others:,} of {others + len(items):,} rows have a mood that is none of the seven emotions, and are left out")
+    return LabelledFeatures(kind, np.array(rows, np.float32), np.arange(len(items) + 1), tuple(items))
+
+
 def labelled_features(
     items: Sequence[LabelledItem],
     encoder: Encoder,
@@ -88,66 +125,101 @@ def labelled_features(
 
     A file that cannot be read is left out and told to `unusable(path, reason)`. Raises LabelError where none is left.
     """
-    cache.mkdir(parents=True, exist_ok=True)
-    parts: list[np.ndarray] = []
-    counts: list[int] = []
+    folder = cache / encoder.info.digest
+    folder.mkdir(parents=True, exist_ok=True)
+    keys = [_key(item.path) for item in items]
+    found = _read_cache(folder, set(keys))
+    missing = {key: item.path for key, item in zip(keys, items, strict=True) if key not in found}
+    done = len(items) - sum(key in missing for key in keys)
     with ThreadPoolExecutor(jobs) as pool:
-        for start in range(0, len(items), CHUNK_ITEMS):
-            chunk = items[start : start + CHUNK_ITEMS]
-            windows, chunk_counts, reasons = _cached_chunk(chunk, encoder, cache, pool, batch_size)
-            parts.append(windows)
-            counts.extend(chunk_counts)
-            for path, reason in reasons:
-                if unusable:
-                    unusable(path, reason)
+        for start in range(0, len(missing), CHUNK_ITEMS):
             if progress:
-                progress(start + len(chunk), len(items))
-    kept = tuple(item for item, count in zip(items, counts, strict=True) if count)
+                progress(done + start, len(items))
+            chunk = dict(list(missing.items())[start : start + CHUNK_ITEMS])
+            encoded = _encode_chunk(chunk, encoder, pool, batch_size)
+            _write_chunk(folder, {key: part for key, part in encoded.items() if part.lasting})
+            found.update(encoded)
+    if progress:
+        progress(len(items), len(items))
+    for item, key in zip(items, keys, strict=True):
+        if unusable and found[key].reason:
+            unusable(_shown(item.path), found[key].reason)
+    kept = [(item, found[key].windows) for item, key in zip(items, keys, strict=True) if not found[key].reason]
     if not kept:
         raise LabelError(f"none of the {len(items)} labelled files can be read")
-    starts = np.concatenate([[0], np.cumsum([count for count in counts if count])]).astype(np.int64)
-    return LabelledFeatures(encoder.info.kind, np.concatenate(parts), starts, kept)
+    starts = np.concatenate([[0], np.cumsum([len(windows) for _, windows in kept])]).astype(np.int64)
+    return LabelledFeatures(encoder.info.kind, np.concatenate([windows for _, windows in kept]), starts, tuple(item for item, _ in kept))
 
 
-def _cached_chunk(
-    chunk: Sequence[LabelledItem], encoder: Encoder, cache: Path, pool: ThreadPoolExecutor, batch_size: int
-) -> tuple[np.ndarray, list[int], list[tuple[str, str]]]:
-    key = blake2b(encoder.info.digest.encode(), digest_size=16)
-    for item in chunk:
-        key.update(os.fsencode(item.path) + f":{_size_and_time(item.path)};".encode())
-    file = cache / f"{key.hexdigest()}.npz"
-    saved = _read_cached(file)
-    if saved:
-        return saved
-    reasons: list[tuple[str, str]] = []
-    lasting = True
-    counts = [0] * len(chunk)
-    parts = [np.zeros((0, encoder.info.dim), np.float32)]
-    futures = [pool.submit(encoder.load, item.path) for item in chunk]
-    for start in range(0, len(chunk), batch_size):
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    windows: np.ndarray
+    """(w, d), w = 0 where the file could not be used."""
+    reason: str = ""
+    """Why it could not be used."""
+    lasting: bool = True
+    """Whether it holds as long as the file stays as it is."""
+
+
+def _key(path: str) -> str:
+    return blake2b(os.fsencode(path) + f":{_size_and_time(path)}".encode(), digest_size=16).hexdigest()
+
+
+def _encode_chunk(chunk: Mapping[str, str], encoder: Encoder, pool: ThreadPoolExecutor, batch_size: int) -> dict[str, _Encoded]:
+    """Key -> path in, key -> features out."""
+    nothing = np.zeros((0, encoder.info.dim), np.float32)
+    encoded: dict[str, _Encoded] = {}
+    keys = list(chunk)
+    batches = [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
+    following = {key: pool.submit(encoder.load, chunk[key]) for key in batches[0]}
+    for batch, next_batch in zip(batches, [*batches[1:], []], strict=True):
+        # One batch ahead and no more: of long tracks a batch may be half a gigabyte.
+        futures, following = following, {key: pool.submit(encoder.load, chunk[key]) for key in next_batch}
         samples, owners = [], []
-        for index in range(start, min(start + batch_size, len(chunk))):
+        for key in batch:
             try:
-                samples.append(futures[index].result())
-                owners.append(index)
+                samples.append(futures.pop(key).result())
+                owners.append(key)
             except (UnreadableMedia, OSError) as error:
-                reasons.append((_shown(chunk[index].path), str(error)))
-                lasting = lasting and isinstance(error, UnreadableMedia)
+                # A disk or permissions may be mended without a trace in size or time.
+                encoded[key] = _Encoded(nothing, str(error), lasting=isinstance(error, UnreadableMedia))
         if samples:
-            for index, windows in zip(owners, encoder.encode_windows(samples), strict=True):
-                if not np.isfinite(windows).all():
-                    reasons.append((_shown(chunk[index].path), "its features are not finite"))
-                    continue
-                counts[index] = len(windows)
-                parts.append(windows)
-    windows = np.concatenate(parts)
-    if not lasting:  # a disk or permissions may be mended without a trace in size or time
-        return windows, counts, reasons
-    temporary = file.with_suffix(f".{os.getpid()}.tmp")
+            for key, windows in zip(owners, encoder.encode_windows(samples), strict=True):
+                finite = np.isfinite(windows).all()
+                encoded[key] = _Encoded(windows) if finite else _Encoded(nothing, "its features are not finite")
+    return encoded
+
+
+def _write_chunk(folder: Path, encoded: Mapping[str, _Encoded]) -> None:
+    if not encoded:
+        return
+    name = blake2b("".join(encoded).encode(), digest_size=16).hexdigest()
+    temporary = folder / f"{name}.{os.getpid()}.tmp"
+    parts = list(encoded.values())
     with open(temporary, "wb") as out:
-        np.savez(out, windows=windows, counts=np.array(counts), reasons=np.array(reasons, dtype=np.str_).reshape(-1, 2))
-    os.replace(temporary, file)
-    return windows, counts, reasons
+        np.savez(
+            out,
+            keys=np.array(list(encoded)),
+            windows=np.concatenate([part.windows for part in parts]),
+            counts=np.array([len(part.windows) for part in parts]),
+            reasons=np.array([part.reason for part in parts], dtype=np.str_),
+        )
+    os.replace(temporary, folder / f"{name}.npz")
+
+
+def _read_cache(folder: Path, wanted: set[str]) -> dict[str, _Encoded]:
+    found: dict[str, _Encoded] = {}
+    for file in sorted(folder.glob("*.npz")):
+        try:
+            with open(file, "rb") as raw, np.load(raw) as saved:
+                keys, windows, counts, reasons = (saved[name] for name in ("keys", "windows", "counts", "reasons"))
+        except (OSError, ValueError, EOFError, KeyError, BadZipFile):  # what a power cut may leave
+            continue
+        parts = np.split(windows, np.cumsum(counts)[:-1])
+        for key, part, reason in zip(keys.tolist(), parts, reasons.tolist(), strict=True):
+            if key in wanted:
+                found[key] = _Encoded(part, reason)
+    return found
 
 
 def _size_and_time(path: str) -> tuple[int, int] | None:
@@ -156,15 +228,6 @@ def _size_and_time(path: str) -> tuple[int, int] | None:
     except OSError:  # the same error comes when it is loaded, and is told then
         return None
     return status.st_size, status.st_mtime_ns
-
-
-def _read_cached(file: Path) -> tuple[np.ndarray, list[int], list[tuple[str, str]]] | None:
-    """None where the file is missing or, after a power cut, damaged."""
-    try:
-        with open(file, "rb") as raw, np.load(raw) as saved:
-            return saved["windows"], saved["counts"].tolist(), [(path, reason) for path, reason in saved["reasons"].tolist()]
-    except (OSError, ValueError, EOFError, KeyError, BadZipFile):
-        return None
 
 
 def _shown(path: str) -> str:

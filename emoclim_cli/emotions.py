@@ -18,7 +18,16 @@ PHOTO_WORDS = {
     "fear": "scary",
     "sadness": "sad",
 }
-"""The photo vocabulary (DeepEmotion) -> the music vocabulary. Its `awe` and `disgust` have no counterpart."""
+"""The photo vocabulary (DeepEmotion) -> the music vocabulary. Its other two words are in PARTIAL_WORDS."""
+
+PARTIAL_WORDS: dict[str, frozenset[str]] = {
+    "awe": frozenset(("exciting", "tender")),
+    "disgust": frozenset(("angry", "scary")),
+}
+"""The photo words that have no counterpart, and what such a photo may be in the music vocabulary: known in part, as by a quadrant."""
+
+MOOD_WORDS = {"aggressive": "angry"}
+"""What mood taggers say -> the music vocabulary, beside its own words."""
 
 QUADRANTS: dict[str, frozenset[str]] = {
     "Q1": frozenset(("happy", "funny", "exciting")),
@@ -29,6 +38,19 @@ QUADRANTS: dict[str, frozenset[str]] = {
 """What a piece may be of which only the quadrant is known: valence and arousal ++, -+, --, +-.
 
 Contentment counts as happy, so happy is in two."""
+
+CIRCUMPLEX: dict[str, float] = {
+    "happy": 7.8,
+    "funny": 24.9,  # delighted
+    "exciting": 48.6,  # excited
+    "tender": 328.6,  # serene
+    "sad": 207.5,
+    "scary": 116.0,  # afraid
+    "angry": 99.0,
+}
+"""The angle in degrees of each emotion in the valence-arousal plane: 0 is pleasant, 90 aroused.
+
+The circular scaling coordinates of Russell 1980, "A circumplex model of affect", of the word itself or of the one named beside it."""
 
 
 def parse_mood(text: str) -> tuple[str, ...] | None:

@@ -10,7 +10,9 @@
     |   `-- LibraryBusy             another emoclim is writing to it
     |-- ModelError                  weights, encoders, spaces
     |   `-- MissingWeights      3   not fetched, and fetching is forbidden or failed
-    `-- LabelError                  labelled data for training: names file and line
+    |-- LabelError                  labelled data for training: names file and line
+    |-- PlotError                   a figure cannot be written
+    `-- MissingExtra            3   an optional package is not installed; the hint does it
 
 Every error carries a message that names the thing and, where there is one, a hint: the next command.
 An exception of any other type that reaches the user is a bug.
@@ -66,3 +68,11 @@ class MissingWeights(ModelError):
 
 class LabelError(EmoclimError):
     pass
+
+
+class PlotError(EmoclimError):
+    pass
+
+
+class MissingExtra(EmoclimError):
+    exit_code = 3

@@ -1,4 +1,7 @@
-"""Retrieval between labelled photos and labelled music in all four directions (paper, section 4.1)."""
+"""Retrieval between labelled photos and labelled music in all four directions (paper, section 4.1).
+
+Shape letters: n photos, or pieces of music at a level; e emotion dim.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,14 @@ from emoclim_cli.datasets import LabelledFeatures
 from emoclim_cli.emotions import RETRIEVAL_EMOTIONS
 from emoclim_cli.errors import LabelError, UsageError
 from emoclim_cli.media import MediaKind
-from emoclim_cli.metrics import macro, retrieve
-from emoclim_cli.projections import Projection
+from emoclim_cli.metrics import Retrieval, hubness, intervals, macro, retrieve
+from emoclim_cli.projections import Projection, unit
 
 LEVELS = ("clip", "track")
+"""What a piece of music counts as, of the windows that a library keeps: each window for itself, or the mean of their features."""
+SLIDING = "sliding"
+"""The paper's level: the mean of the emotion vectors of a piece's windows, which are to overlap by SLIDING_OVERLAP (`encoders.build`)."""
+SLIDING_OVERLAP = 0.75
 DIRECTIONS = {
     "image->music": (MediaKind.PHOTO, MediaKind.MUSIC),
     "music->image": (MediaKind.MUSIC, MediaKind.PHOTO),
@@ -37,18 +44,31 @@ class Direction:
     candidates: int
     per_emotion: dict[str, dict[str, float]]
     per_source: dict[str, dict[str, float]]
+    intervals: dict[str, tuple[float, float]]
+    """Of `p@1`, `p@5` and `mrr`: see `metrics.intervals`."""
+    confusion: dict[str, dict[str, float]]
+    """Emotion of the query -> emotion of a candidate -> its share of the first five; a row sums to 1."""
+    hubness: float
+    """Of the first five: see `metrics.hubness`."""
 
     def as_json(self) -> dict[str, Any]:
         """CLI.md's keys; null where there was nothing to measure."""
         values: dict[str, float | None] = {"p@1": self.p_at_1, "p@5": self.p_at_5, "mrr": self.mrr, "chance_p@5": self.chance, "n": self.n}
+        values["hubness"] = self.hubness
         values = {name: None if value is None or math.isnan(value) else value for name, value in values.items()}
-        return {**values, "candidates": self.candidates, "per_emotion": self.per_emotion, "per_source": self.per_source}
+        bounds = {f"{name}_interval": None if math.isnan(low) else [low, high] for name, (low, high) in self.intervals.items()}
+        parts = {"per_emotion": self.per_emotion, "per_source": self.per_source, "confusion": self.confusion}
+        return {**values, **bounds, "candidates": self.candidates, **parts}
 
 
 @dataclass(frozen=True, slots=True)
-class _Side:
+class Side:
+    """Queries or candidates of one kind."""
+
     vectors: np.ndarray
+    """(n, e) of unit norm."""
     labels: np.ndarray
+    """(n,), each one of RETRIEVAL_EMOTIONS."""
     groups: np.ndarray
     sources: np.ndarray
 
@@ -58,13 +78,10 @@ def evaluate(
 ) -> dict[str, Direction]:
     """Every direction whose kinds are in `features`, on the six emotions that both kinds are labelled with.
 
-    `level` is what a piece of music counts as: "clip", each window for itself, or "track", the mean of its features. A query never finds
-    its own song or photo. Raises LabelError where a kind has no item of the six emotions, UsageError for another
-    level.
+    `level` is what a piece of music counts as, one of LEVELS or SLIDING. A query never finds its own song or photo. Raises LabelError where
+    a kind has no item of the six emotions, UsageError for another level.
     """
-    if level not in LEVELS:
-        raise UsageError(f"there is no level {level!r}", f"one of: {', '.join(LEVELS)}")
-    sides = {kind: _side(projections[kind], part, level) for kind, part in features.items()}
+    sides = sides_of(projections, features, level)
     report = {}
     for name, (query_kind, candidate_kind) in DIRECTIONS.items():
         if query_kind in sides and candidate_kind in sides:
@@ -72,17 +89,30 @@ def evaluate(
     return report
 
 
-def _side(projection: Projection, features: LabelledFeatures, level: str) -> _Side:
+def sides_of(
+    projections: Mapping[MediaKind, Projection], features: Mapping[MediaKind, LabelledFeatures], level: str = "clip"
+) -> dict[MediaKind, Side]:
+    """What `evaluate` measures on: the emotion vectors of the items of the six emotions. Raises as `evaluate` does."""
+    if level not in (*LEVELS, SLIDING):
+        raise UsageError(f"there is no level {level!r}", f"one of: {', '.join((*LEVELS, SLIDING))}")
+    return {kind: _side(projections[kind], part, level) for kind, part in features.items()}
+
+
+def _side(projection: Projection, features: LabelledFeatures, level: str) -> Side:
     known = features.take(np.isin(features.labels, RETRIEVAL_EMOTIONS))
     if not len(known):
         raise LabelError(f"no {features.kind.plural} labelled with one of {', '.join(RETRIEVAL_EMOTIONS)}")
-    if level == "track":
-        return _Side(projection(known.pooled()), known.labels, known.groups, known.sources)
-    owner = known.owner
-    return _Side(projection(known.windows), known.labels[owner], known.groups[owner], known.sources[owner])
+    if level == "clip":
+        owner = known.owner
+        return Side(projection(known.windows), known.labels[owner], known.groups[owner], known.sources[owner])
+    if level == SLIDING:
+        vectors = unit(np.add.reduceat(projection(known.windows), known.starts[:-1], axis=0))
+    else:
+        vectors = projection(known.pooled())
+    return Side(vectors, known.labels, known.groups, known.sources)
 
 
-def _direction(queries: _Side, candidates: _Side, *, same: bool) -> Direction:
+def _direction(queries: Side, candidates: Side, *, same: bool) -> Direction:
     # Group names of photos and of music never meet, so they only matter within a kind.
     groups = (queries.groups, candidates.groups) if same else (None, None)
     result = retrieve(
@@ -97,6 +127,8 @@ def _direction(queries: _Side, candidates: _Side, *, same: bool) -> Direction:
         if not np.isnan(result.reciprocal_rank[chosen]).all():
             means = {name: float(np.nanmean(values[chosen])) for name, values in columns.items()}
             per_source[str(source)] = means | {"n": int(chosen.sum())}
+    uncertain = ("p@1", "p@5", "mrr")
+    bounds = intervals(np.stack([columns[name] for name in uncertain], axis=1), queries.labels, queries.groups)
     return Direction(
         p_at_1=overall["p@1"][0],
         p_at_5=overall["p@5"][0],
@@ -106,4 +138,18 @@ def _direction(queries: _Side, candidates: _Side, *, same: bool) -> Direction:
         candidates=len(candidates.labels),
         per_emotion={e: {name: overall[name][1][e] for name in columns} | {"n": int((queries.labels == e).sum())} for e in emotions},
         per_source=per_source,
+        intervals={name: (float(low), float(high)) for name, (low, high) in zip(uncertain, bounds, strict=True)},
+        confusion=_confusion(result, queries.labels),
+        hubness=hubness(result.occurrences),
     )
+
+
+def _confusion(result: Retrieval, query_labels: np.ndarray) -> dict[str, dict[str, float]]:
+    """In the order of RETRIEVAL_EMOTIONS; no row for an emotion of which no query has a correct candidate."""
+    rows = {}
+    for emotion in RETRIEVAL_EMOTIONS:
+        shares = result.shares[(query_labels == emotion) & ~np.isnan(result.chance)]
+        if len(shares):
+            means = dict(zip(result.labels.tolist(), shares.mean(axis=0).tolist(), strict=True))
+            rows[emotion] = {other: means.get(other, 0.0) for other in RETRIEVAL_EMOTIONS}
+    return rows

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -117,8 +118,11 @@ class EmotionSpace:
                 arrays[f"{kind}.{part}"] = getattr(projection, part)
         return {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
 
-    def save(self, folder: Path) -> None:
-        """Writes `space.json` and `weights.safetensors`, each whole or not at all. Raises ModelError where the folder cannot be written."""
+    def save(self, folder: Path, card: str = "") -> None:
+        """Writes `space.json`, `weights.safetensors` and, where there is one, the model card; a space that is there is replaced whole.
+
+        Raises ModelError where the folder cannot be written.
+        """
         from safetensors.numpy import save as to_bytes
 
         own = {
@@ -133,17 +137,22 @@ class EmotionSpace:
             "temperature": self.temperature,
         }
         description = own | {key: value for key, value in self.about.items() if key not in own}
+        files = {"weights.safetensors": to_bytes(self._arrays()), "space.json": (json.dumps(description, indent=2) + "\n").encode()}
+        if card:
+            files["README.md"] = card.encode()
+        temporaries = {name: folder / f".{name}.{os.getpid()}" for name in files}
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            for name, data in (
-                ("weights.safetensors", to_bytes(self._arrays())),
-                ("space.json", (json.dumps(description, indent=2) + "\n").encode()),
-            ):
-                temporary = folder / f".{name}.{os.getpid()}"
-                temporary.write_bytes(data)
+            for name, data in files.items():
+                temporaries[name].write_bytes(data)
+            for name, temporary in temporaries.items():  # none before all are on the disk: they belong together
                 os.replace(temporary, folder / name)
         except OSError as error:
             raise ModelError(f"the space cannot be written to {folder}: {error.strerror}") from error
+        finally:
+            with suppress(OSError):
+                for temporary in temporaries.values():
+                    temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, folder: Path) -> EmotionSpace:

@@ -1,12 +1,16 @@
-"""Training the two projections of a space on frozen features, by the paper's loss and the additions that the model card names.
+"""Training the two projections of a space on frozen features, by the losses of `losses` and the additions that the model card names.
 
 Shape letters: n items, w windows, d feature dim, h hidden width, e emotion dim, c emotions, b batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,41 +18,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from emoclim_cli import losses
+from emoclim_cli import __version__, checkpoints, evaluation
 from emoclim_cli.datasets import LabelledFeatures
-from emoclim_cli.emotions import EMOTIONS
-from emoclim_cli.encoders import EncoderInfo
-from emoclim_cli.errors import LabelError, ModelError
+from emoclim_cli.emotions import EMOTIONS, RETRIEVAL_EMOTIONS
+from emoclim_cli.errors import LabelError, ModelError, UsageError
+from emoclim_cli.losses import loss_named
 from emoclim_cli.media import MediaKind
-from emoclim_cli.projections import EmotionSpace, Projection, unit
+from emoclim_cli.metrics import macro, retrieve
+from emoclim_cli.projections import Projection
+from emoclim_cli.recipes import Recipe
 
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """The defaults are the paper's (section 3.2) but for what its comment says.
-
-    Always added: standardised features, and a cosine decay of the learning rate.
-    """
-
-    dim: int = 128
-    hidden: int = 256
-    dropout: float = 0.2
-    tau: float = losses.DEFAULT_TAU
-    learning_rate: float = 1e-4
-    weight_decay: float = 1e-2
-    """AdamW's own default; the paper names none."""
-    batch: int = 64
-    """Photos, and as many pieces of music."""
-    epochs: int = 15
-    steps: int = 100
-    """Batches in an epoch."""
-    balanced: bool = False
-    """Not the paper's: each emotion equally often in a batch, whatever its share of the data."""
-    quadrants: bool = False
-    """Not the paper's: pieces of which only the quadrant is known take part, as part-positives (`losses.overlap`)."""
-    best_epoch: bool = True
-    """Keep the epoch with the lowest validation loss, as the paper does; otherwise the last, so that validation items choose nothing."""
-    seed: int = 0
+Features = Mapping[MediaKind, LabelledFeatures]
+Tell = Callable[[str], None]
+PARTS = ("w1", "b1", "w2", "b2")
+"""The arrays of a Projection."""
 
 
 class Mlp(nn.Module):
@@ -81,9 +64,11 @@ class Mlp(nn.Module):
 class Epoch:
     number: int
     loss: dict[str, float]
-    """The four terms of equation 4 over the epoch's batches."""
+    """The terms of the loss, their means over the epoch's batches."""
     val_loss: float
-    """Equation 4 on the validation items, NaN without any."""
+    """The loss on the validation items, NaN without any."""
+    val: dict[str, tuple[float, float]]
+    """Direction -> P@5 and MRR on the validation items, clip level; empty without any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,196 +86,216 @@ class _Items:
             features = features.take(features.labels != "")
         if not len(features):
             raise LabelError(f"no {features.kind.plural} with an emotion to train on")
+        self.features = features
         self.windows = torch.from_numpy(features.windows)
         self.starts, self.counts = features.starts[:-1], np.diff(features.starts)
         self.sets = torch.from_numpy(features.emotion_sets(EMOTIONS))
-        # One stratum for each emotion and one for each quadrant.
+        # One stratum for each emotion and one for each set of emotions that items may be.
         keys = np.array(["+".join(sorted(item.emotions)) for item in features.items])
-        self.strata = [np.flatnonzero(keys == key) for key in np.unique(keys)]
-        self.pooled = torch.from_numpy(features.pooled())
+        self.by_stratum = np.argsort(keys, kind="stable")
+        self.stratum_sizes = np.unique(keys, return_counts=True)[1]
+        self.stratum_starts = np.cumsum(self.stratum_sizes) - self.stratum_sizes
 
     def draw(self, rng: np.random.Generator, recipe: Recipe) -> tuple[Tensor, Tensor]:
         """(b, d) features and (b, c) emotion sets."""
         if recipe.balanced:
-            picks = rng.integers(0, len(self.strata), recipe.batch)
-            index = np.array([rng.choice(self.strata[stratum]) for stratum in picks])
+            strata = rng.integers(0, len(self.stratum_sizes), recipe.batch)
+            index = self.by_stratum[self.stratum_starts[strata] + rng.integers(0, self.stratum_sizes[strata])]
         else:
             index = rng.integers(0, len(self.counts), recipe.batch)
         x = self.windows[self.starts[index] + rng.integers(0, self.counts[index])]
         return x, self.sets[index]
 
 
+@dataclass(slots=True)
+class _State:
+    """All that an epoch changes, which is what a checkpoint holds."""
+
+    models: dict[MediaKind, Mlp]
+    optimizer: torch.optim.Optimizer
+    rng: np.random.Generator
+    """Draws the batches; torch's own draws what drops out."""
+    history: list[Epoch] = field(default_factory=list)
+    best: dict[MediaKind, Projection] = field(default_factory=dict)
+    best_epoch: int = 0
+
+
 def train(
     photos: LabelledFeatures,
     music: LabelledFeatures,
     recipe: Recipe,
-    val: Mapping[MediaKind, LabelledFeatures] | None = None,
+    val: Features | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
+    *,
+    checkpoint: Path | None = None,
+    tell: Tell | None = None,
 ) -> Trained:
     """Two projections: of the last epoch, or, with `val` and `recipe.best_epoch`, of that with the lowest loss on it (paper, section 3.2).
 
-    The same features, recipe and seed give the same projections on the same machine. Raises LabelError where a kind has nothing to train
-    on, ModelError where training diverges.
+    The same features, recipe and seed give the same projections on the same machine, bit for bit, also when training was interrupted:
+    `checkpoint` names a file that holds the state after each epoch, and the same training goes on from there. It stays, as only the caller
+    knows when the result is safe. What was found in it goes to `tell`, and its epochs go to `on_epoch` once more.
+
+    Raises LabelError where a kind has nothing to train on, UsageError for an unknown loss, ModelError where training diverges or the
+    checkpoint cannot be written.
     """
     if val is not None and set(val) != set(MediaKind):
         raise LabelError("validation needs both photos and music")
+    if recipe.epochs < 1:
+        raise UsageError("training needs at least one epoch")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the matrices are small: threads cost more than they give, and sum in another order
     try:
-        return _train(photos, music, recipe, val or {}, on_epoch)
+        return _train({MediaKind.PHOTO: photos, MediaKind.MUSIC: music}, recipe, val or {}, on_epoch, checkpoint, tell)
     finally:
         torch.set_num_threads(threads)
 
 
 def _train(
-    photos: LabelledFeatures,
-    music: LabelledFeatures,
+    features: Features,
     recipe: Recipe,
-    val: Mapping[MediaKind, LabelledFeatures],
+    val: Features,
     on_epoch: Callable[[Epoch], None] | None,
+    checkpoint: Path | None,
+    tell: Tell | None,
 ) -> Trained:
-    torch.manual_seed(recipe.seed)
-    rng = np.random.default_rng(recipe.seed)
-    items = {MediaKind.PHOTO: _Items(photos, recipe.quadrants), MediaKind.MUSIC: _Items(music, recipe.quadrants)}
-    val_items = {kind: _Items(features, recipe.quadrants) for kind, features in val.items()}
-    models = {kind: Mlp(part.windows.mean(0), part.windows.std(0, correction=0).clamp(min=1e-6), recipe) for kind, part in items.items()}
-    parameters = [p for model in models.values() for p in model.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epochs * recipe.steps)
-    history: list[Epoch] = []
-    best: tuple[float, int, dict[MediaKind, Projection]] | None = None
-    for number in range(1, recipe.epochs + 1):
-        sums: dict[str, float] = {}
-        for model in models.values():
-            model.train()
-        for _ in range(recipe.steps):
-            batch = {kind: part.draw(rng, recipe) for kind, part in items.items()}
-            vectors = {kind: models[kind](x) for kind, (x, _) in batch.items()}
-            terms = losses.total(
-                vectors[MediaKind.PHOTO], vectors[MediaKind.MUSIC], batch[MediaKind.PHOTO][1], batch[MediaKind.MUSIC][1], recipe.tau
-            )
-            optimizer.zero_grad(set_to_none=True)
-            sum(terms.values(), torch.zeros(())).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
-            for name, term in terms.items():
-                sums[name] = sums.get(name, 0.0) + term.item() / recipe.steps
-        for model in models.values():
-            model.eval()
-        val_loss = _validation_loss(models, val_items, recipe) if val_items else float("nan")
-        if not np.isfinite(sum(sums.values())) or (val_items and not np.isfinite(val_loss)):
+    items = {kind: _Items(part, recipe.quadrants) for kind, part in features.items()}
+    val_items = {kind: _Items(part, recipe.quadrants) for kind, part in val.items()}
+    state = _begin(items, recipe)
+    fingerprint = _fingerprint(recipe, (*features.values(), *val.values())) if checkpoint else ""
+    found = _go_on(state, checkpoint, fingerprint, recipe.epochs) if checkpoint else ""
+    if found and tell:
+        tell(found)
+    if on_epoch:
+        for epoch in state.history:
+            on_epoch(epoch)
+    for number in range(len(state.history) + 1, recipe.epochs + 1):
+        sums = _learn(number, state, items, recipe)
+        projections = {kind: model.folded() for kind, model in state.models.items()}
+        val_loss = _val_loss(projections, val_items, recipe) if val_items else math.nan
+        if not math.isfinite(sum(sums.values())) or (val_items and not math.isfinite(val_loss)):
             raise ModelError(f"training diverged in epoch {number}", "a smaller learning rate")
-        epoch = Epoch(number, sums, val_loss)
-        history.append(epoch)
-        if best is None or not val_items or not recipe.best_epoch or val_loss < best[0]:
-            best = (val_loss, number, {kind: model.folded() for kind, model in models.items()})
+        if not val_items or not recipe.best_epoch or val_loss < min((e.val_loss for e in state.history), default=math.inf):
+            state.best, state.best_epoch = projections, number
+        epoch = Epoch(number, sums, val_loss, _retrieval(projections, val))
+        state.history.append(epoch)
+        if checkpoint:
+            checkpoints.write(checkpoint, *_saved(state, fingerprint))
         if on_epoch:
             on_epoch(epoch)
-    if best is None:
-        raise LabelError("training needs at least one epoch")
-    return Trained(best[2], tuple(history), best[1])
+    return Trained(state.best, tuple(state.history), state.best_epoch)
 
 
-@torch.no_grad()
-def _validation_loss(models: Mapping[MediaKind, Mlp], items: Mapping[MediaKind, _Items], recipe: Recipe) -> float:
+def _begin(items: Mapping[MediaKind, _Items], recipe: Recipe) -> _State:
+    torch.manual_seed(recipe.seed)
+    models = {kind: Mlp(part.windows.mean(0), part.windows.std(0, correction=0).clamp(min=1e-6), recipe) for kind, part in items.items()}
+    parameters = [p for model in models.values() for p in model.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
+    return _State(models, optimizer, np.random.default_rng(recipe.seed))
+
+
+def _learn(number: int, state: _State, items: Mapping[MediaKind, _Items], recipe: Recipe) -> dict[str, float]:
+    """One epoch: the terms of the loss, means over its batches."""
+    loss = loss_named(recipe.loss)
+    sums: dict[str, Tensor] = {}
+    for step in range((number - 1) * recipe.steps, number * recipe.steps):
+        for group in state.optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * (1 + math.cos(math.pi * step / (recipe.epochs * recipe.steps))) / 2
+        batch = {kind: part.draw(state.rng, recipe) for kind, part in items.items()}
+        vectors = {kind: state.models[kind](x) for kind, (x, _) in batch.items()}
+        terms = loss(vectors[MediaKind.PHOTO], vectors[MediaKind.MUSIC], batch[MediaKind.PHOTO][1], batch[MediaKind.MUSIC][1], recipe)
+        state.optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+        state.optimizer.step()
+        for name, term in terms.items():
+            sums[name] = sums.get(name, torch.zeros(())) + term.detach() / recipe.steps
+    return {name: term.item() for name, term in sums.items()}
+
+
+def _val_loss(projections: Mapping[MediaKind, Projection], items: Mapping[MediaKind, _Items], recipe: Recipe) -> float:
+    vectors = {kind: torch.from_numpy(projections[kind](part.features.pooled())) for kind, part in items.items()}
     photos, music = items[MediaKind.PHOTO], items[MediaKind.MUSIC]
-    terms = losses.total(models[MediaKind.PHOTO](photos.pooled), models[MediaKind.MUSIC](music.pooled), photos.sets, music.sets, recipe.tau)
+    terms = loss_named(recipe.loss)(vectors[MediaKind.PHOTO], vectors[MediaKind.MUSIC], photos.sets, music.sets, recipe)
     return float(sum(term.item() for term in terms.values()))
 
 
-def prototypes(projections: Mapping[MediaKind, Projection], features: Mapping[MediaKind, LabelledFeatures]) -> np.ndarray:
-    """(c, e): the direction of each emotion's items, photos and music weighing the same. Raises LabelError for one without an item."""
-    means = []
-    for emotion in EMOTIONS:
-        kinds = []
-        for kind, part in features.items():
-            chosen = part.labels == emotion
-            if chosen.any():
-                kinds.append(unit(projections[kind](part.pooled()[chosen]).mean(axis=0)))
-        if not kinds:
-            raise LabelError(f"no labelled item is {emotion}: the space would not know where that lies")
-        means.append(unit(np.mean(kinds, axis=0)))
-    return np.stack(means)
+def measurable(features: Features) -> dict[MediaKind, LabelledFeatures]:
+    """The kinds that have items with an emotion on which retrieval is measured."""
+    return {kind: part for kind, part in features.items() if np.isin(part.labels, RETRIEVAL_EMOTIONS).any()}
 
 
-def calibrated_temperature(vectors: np.ndarray, labels: np.ndarray, centres: np.ndarray) -> float:
-    """The softmax temperature under which the labels of (n, e) vectors are most likely, given (c, e) prototypes.
-
-    Unlabelled ones (empty) do not count. Raises LabelError where none is labelled.
-    """
-    vectors, labels = vectors[labels != ""], labels[labels != ""]
-    if not len(labels):
-        raise LabelError("no labelled validation item to calibrate the temperature on")
-    targets = np.array([EMOTIONS.index(label) for label in labels])
-    cosines = vectors @ centres.T
-    candidates = np.geomspace(0.02, 1.0, 60)
-
-    def mean_log_loss(temperature: float) -> float:
-        logits = cosines / temperature
-        logits = logits - logits.max(axis=1, keepdims=True)
-        return float(np.mean(np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(targets)), targets]))
-
-    return float(min(candidates, key=mean_log_loss))
+def _retrieval(projections: Mapping[MediaKind, Projection], val: Features) -> dict[str, tuple[float, float]]:
+    """P@5 and MRR of `evaluation.evaluate` at clip level, without the rest of what it says, so that every epoch can have them."""
+    sides = evaluation.sides_of(projections, measurable(val))
+    found = {}
+    for name, (query_kind, candidate_kind) in evaluation.DIRECTIONS.items():
+        if query_kind in sides and candidate_kind in sides:
+            queries, candidates = sides[query_kind], sides[candidate_kind]
+            groups = (queries.groups, candidates.groups) if query_kind is candidate_kind else (None, None)
+            result = retrieve(
+                queries.vectors, candidates.vectors, queries.labels, candidates.labels, query_groups=groups[0], candidate_groups=groups[1]
+            )
+            found[name] = (macro(result.precision[5], queries.labels)[0], macro(result.reciprocal_rank, queries.labels)[0])
+    return found
 
 
-_SHIPPED = Recipe(tau=0.2, learning_rate=3e-4, epochs=12, balanced=True, best_epoch=False)
-RECIPES = {"paper": Recipe(), "shipped": _SHIPPED, "quadrants": replace(_SHIPPED, quadrants=True)}
-VAL_SHARE = 0.1
+# --- stopped and gone on with ------------------------------------------------------------------------------------------------------------
 
 
-def with_changes(recipe: Recipe, *, seed: int, epochs: int | None) -> Recipe:
-    return replace(recipe, seed=seed, epochs=epochs or recipe.epochs)
+def _fingerprint(recipe: Recipe, parts: Iterable[LabelledFeatures]) -> str:
+    """Two trainings with the same one are the same training."""
+    digest = blake2b(json.dumps([__version__, torch.__version__, asdict(recipe)]).encode(), digest_size=16)
+    for part in parts:
+        labels = [(item.emotion, sorted(item.emotions), item.group) for item in part.items]
+        digest.update(json.dumps([part.kind, part.windows.shape, labels]).encode())
+        digest.update(np.ascontiguousarray(part.windows).tobytes() + part.starts.tobytes())
+    return digest.hexdigest()
 
 
-def split(features: LabelledFeatures, seed: int) -> tuple[LabelledFeatures, LabelledFeatures]:
-    """Training and validation items: by their column `split`, or else a tenth of the groups of each emotion, drawn by `seed`.
-
-    Raises LabelError where a side would be empty.
-    """
-    splits = np.array([item.split for item in features.items])
-    if splits.astype(bool).any():
-        held_out = splits == "val"
-        train = splits == "train"
-    else:
-        rng = np.random.default_rng(seed)
-        chosen: set[str] = set()
-        for label in np.unique(features.labels):
-            groups = np.unique(features.groups[features.labels == label])
-            chosen.update(rng.permutation(groups)[: round(len(groups) * VAL_SHARE)])
-        held_out = np.isin(features.groups, sorted(chosen))
-        train = ~held_out
-    if not held_out.any() or not train.any():
-        side = "validation" if not held_out.any() else "training"
-        raise LabelError(f"no {features.kind.plural} are left for {side}", "name train and val in the column split, or have ten groups")
-    return features.take(train), features.take(held_out)
+def _saved(state: _State, fingerprint: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """A state as `checkpoints.write` takes it."""
+    tensors = {"dropout": torch.get_rng_state()}
+    for kind, model in state.models.items():
+        tensors.update({f"{kind}.{name}": tensor for name, tensor in model.state_dict().items()})
+    for index, moments in state.optimizer.state_dict()["state"].items():
+        tensors.update({f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()})
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    for kind, projection in state.best.items():
+        arrays.update({f"best.{kind}.{part}": getattr(projection, part) for part in PARTS})
+    history = [asdict(epoch) for epoch in state.history]
+    return arrays, {
+        "fingerprint": fingerprint,
+        "batches": state.rng.bit_generator.state,
+        "history": history,
+        "best_epoch": state.best_epoch,
+    }
 
 
-def train_space(
-    name: str,
-    train_on: Mapping[MediaKind, LabelledFeatures],
-    val: Mapping[MediaKind, LabelledFeatures],
-    recipe: Recipe,
-    encoders: Mapping[MediaKind, EncoderInfo],
-    on_epoch: Callable[[Epoch], None] | None = None,
-    about: Mapping[str, Any] | None = None,
-) -> tuple[EmotionSpace, Trained]:
-    """Trains, places the prototypes and calibrates the temperature on `val`. What it used and found is in the space's `about`."""
-    trained = train(train_on[MediaKind.PHOTO], train_on[MediaKind.MUSIC], recipe, val, on_epoch)
-    centres = prototypes(trained.projections, train_on)
-    vectors = np.concatenate([trained.projections[kind](features.pooled()) for kind, features in val.items()])
-    temperature = calibrated_temperature(vectors, np.concatenate([features.labels for features in val.values()]), centres)
-    space = EmotionSpace(
-        name=name,
-        encoders={kind: info.name for kind, info in encoders.items()},
-        digests={kind: info.digest for kind, info in encoders.items()},
-        projections=trained.projections,
-        prototypes=centres,
-        temperature=temperature,
-        about={
-            "recipe": asdict(recipe),
-            "best_epoch": trained.best_epoch,
-            "items": {f"{kind}_{part}": len(on[kind]) for part, on in (("train", train_on), ("val", val)) for kind in MediaKind},
-            **(about or {}),
-        },
-    )
-    return space, trained
+def _go_on(state: _State, path: Path, fingerprint: str, epochs: int) -> str:
+    """Brings a new state to where the checkpoint of the same training is; what to tell of it, empty where there is none."""
+    try:
+        saved = checkpoints.read(path)
+    except ModelError as error:
+        return f"{error.message}: training begins anew"
+    if saved is None:
+        return ""
+    arrays, described = saved
+    if described.get("fingerprint") != fingerprint:
+        return f"{path.parent} holds an unfinished training with another recipe, other labels or other features: this one begins anew"
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    for kind, model in state.models.items():
+        model.load_state_dict({name: tensors[f"{kind}.{name}"] for name in model.state_dict()})
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, part = name.split(".")
+            moments.setdefault(int(index), {})[part] = tensor
+    state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": moments})
+    torch.set_rng_state(tensors["dropout"])
+    state.rng.bit_generator.state = described["batches"]
+    state.history = [
+        Epoch(**{**epoch, "val": {name: (p, mrr) for name, (p, mrr) in epoch["val"].items()}}) for epoch in described["history"]
+    ]
+    state.best = {kind: Projection(*(arrays[f"best.{kind}.{part}"] for part in PARTS)) for kind in state.models}
+    state.best_epoch = described["best_epoch"]
+    return f"goes on after epoch {len(state.history)} of {epochs}, which was kept"

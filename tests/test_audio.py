@@ -23,11 +23,13 @@ import mutagen.id3
 import mutagen.mp4
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from media_makers import damaged_copies, make_photo, make_tone, picture, tone
 from scipy.signal import resample_poly
 
 from emoclim_cli import audio
-from emoclim_cli.audio import AudioWindows, formats, read_windows
+from emoclim_cli.audio import AudioWindows, formats, read_windows, window_starts
 from emoclim_cli.errors import UnreadableMedia
 from emoclim_cli.photos import read_photo
 
@@ -45,8 +47,8 @@ def reason(read: Callable[[], object]) -> str:
     return caught.value.message
 
 
-def read(path: Path, rate_hz: int = 16000, window_s: float = 1.0, max_windows: int = 4) -> AudioWindows:
-    windows = read_windows(str(path), sample_rate_hz=rate_hz, window_s=window_s, max_windows=max_windows)
+def read(path: Path, rate_hz: int = 16000, window_s: float = 1.0, max_windows: int = 4, overlap: float = 0.0) -> AudioWindows:
+    windows = read_windows(str(path), sample_rate_hz=rate_hz, window_s=window_s, max_windows=max_windows, overlap=overlap)
     count = len(windows.starts_s)
     assert 1 <= count <= max_windows
     assert windows.audio.shape == (count, round(window_s * rate_hz))
@@ -207,6 +209,64 @@ def test_windows_are_evenly_spaced(tmp_path: Path, seconds: float, window_s: flo
         assert np.array_equal(window, np.resize(samples[begin : begin + len(window)], len(window)))
 
 
+@given(st.integers(1, 10_000), st.integers(10, 500), st.integers(1, 50), st.sampled_from([0.5, 0.75, 0.9]))
+def test_where_overlapping_windows_begin(length: int, samples: int, max_windows: int, overlap: float) -> None:
+    starts = window_starts(length, samples, max_windows, overlap)
+    assert starts[0] == 0
+    assert len(starts) <= max_windows
+    assert len(set(np.diff(starts).tolist())) <= 1
+    assert (np.diff(starts) > 0).all()
+    if length <= samples:
+        assert starts == [0]
+    elif max_windows > 1:
+        # The last ends with the track, but for less than a sample per window.
+        assert 0 <= length - (starts[-1] + samples) < len(starts)
+    if len(starts) < max_windows and len(starts) > 1:
+        hop = samples * (1 - overlap)
+        assert starts[1] <= hop
+        assert (len(starts) - 2) * hop < length - samples, "one window more than the overlap asks for"
+
+
+@pytest.mark.parametrize(("seconds", "max_windows", "starts"), [
+    (0.3, 9, [0.0]), (1.0, 9, [0.0]), (1.1, 9, [0.0, 0.1]), (1.25, 9, [0.0, 0.25]), (2.0, 9, [0.0, 0.25, 0.5, 0.75, 1.0]),
+    (1.6, 9, [0.0, 0.2, 0.4, 0.6]), (10.0, 4, [0.0, 3.0, 6.0, 9.0]), (10.0, 1, [0.0]),
+])  # fmt: skip
+def test_windows_that_overlap(tmp_path: Path, seconds: float, max_windows: int, starts: list[float]) -> None:
+    samples = make_tone(tmp_path / "a.wav", seconds, rate_hz=16000, channels=1, codec="pcm_f32le")[0]
+    windows = read(tmp_path / "a.wav", max_windows=max_windows, overlap=0.75)
+    assert windows.duration_s == pytest.approx(seconds, abs=1e-4)
+    assert windows.starts_s == pytest.approx(starts, abs=1e-4)
+    for window, start_s in zip(windows.audio, windows.starts_s, strict=True):
+        begin = round(start_s * 16000)
+        assert np.array_equal(window, np.resize(samples[begin : begin + 16000], 16000))
+
+
+def test_windows_that_overlap_by_seeking_and_in_a_long_stream(tracks: Path) -> None:
+    """As many as are allowed, spread over all of the track."""
+    whole, rate_hz = decoded_whole(tracks / "a.flac")
+    samples = rate_hz // 10
+    for way, slack_s in zip(WAYS, (0.001, 0.8), strict=True):  # of the stream, every eighth window is kept
+        with audio._open_track(str(tracks / "a.flac")) as track:
+            windows = way(track, rate_hz, samples, 5, 0.75)
+        assert windows is not None
+        assert windows.starts_s == pytest.approx(np.linspace(0, 11.9, 5), abs=slack_s)
+        for window, start_s in zip(windows.audio, windows.starts_s, strict=True):
+            assert offset_of(window, whole, round(start_s * rate_hz), 0)[1] > 0.9999
+
+
+def test_ten_minutes_of_overlapping_windows_take_the_memory_of_ten_minutes(tmp_path: Path) -> None:
+    samples = np.tile(tone(10.0, 8000, 1), 60)
+    make_tone(tmp_path / "a.wav", samples=samples, rate_hz=8000)
+    tracemalloc.start()
+    windows = read_windows(str(tmp_path / "a.wav"), sample_rate_hz=8000, window_s=10.0, max_windows=240, overlap=0.75)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(windows.audio) == 237
+    assert windows.starts_s == pytest.approx(np.arange(237) * 2.5)
+    assert windows.audio[100] == pytest.approx(samples[0, 250 * 8000 : 260 * 8000], abs=1e-3)
+    assert peak < 2.5 * samples.nbytes  # as copies, the windows alone would be four times as much
+
+
 def test_a_short_track_is_repeated(tmp_path: Path) -> None:
     for name in ("a.mp3", "a.flac", "a.m4a"):
         make_tone(tmp_path / name, 0.1)
@@ -308,8 +368,10 @@ def test_samples_that_are_no_numbers(tmp_path: Path, codec: str, seconds: int) -
 
 
 def test_louder_than_full_scale_is_clipped(tmp_path: Path) -> None:
-    make_tone(tmp_path / "a.wav", samples=tone(3.0) * 1e30, codec="pcm_f32le")
-    assert np.abs(read(tmp_path / "a.wav").audio).max() == 1.0
+    """However the windows are cut."""
+    for seconds, overlap in ((3.0, 0.0), (3.0, 0.75), (30.0, 0.0)):
+        make_tone(tmp_path / "a.wav", samples=tone(seconds) * 1e30, codec="pcm_f32le")
+        assert np.abs(read(tmp_path / "a.wav", overlap=overlap).audio).max() == 1.0
 
 
 # -- what is no track
@@ -561,7 +623,7 @@ def test_streamed_windows_of_any_length_are_even(tmp_path: Path, length: int) ->
     """One sample of the track tells its own place, so that every window shows where it was cut."""
     path = tmp_path / "a.wav"
     n = length * 37 + 11
-    ramp = (np.arange(n, dtype=np.float32) / 2048)[None]
+    ramp = (np.arange(n, dtype=np.float32) / 8192)[None]
     make_tone(path, samples=ramp, rate_hz=8000, codec="pcm_f32le")
     windows = read_by(audio._windows_by_streaming, path, 8000, 100, 3)
     assert windows.duration_s == n / 8000

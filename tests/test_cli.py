@@ -49,7 +49,7 @@ MATCH_KEYS = {"path", "kind", "score", "title", "artist", "duration_s", "emotion
 HEAVY = {"torch", "onnxruntime", "lancedb", "onnx", "av", "PIL", "mutagen", "scipy"}
 
 COMMANDS = [
-    *([name] for name in ("index", "match", "status", "errors", "forget", "train", "evaluate", "doctor")),
+    *([name] for name in ("index", "match", "status", "errors", "forget", "train", "evaluate", "tagging", "doctor")),
     *(["models", name] for name in ("list", "fetch", "verify")),
     *(["spaces", name] for name in ("list", "show")),
 ]
@@ -1014,6 +1014,41 @@ def test_evaluate_names_file_and_line(newcomer: User) -> None:
     assert (done.code, done.out) == (1, b"")
     assert f"{labels}, line 3: unknown emotion 'melancholic'" in done.err
     assert newcomer.run("evaluate", "--music", labels, "--level", "song").code == 2
+    assert newcomer.run("evaluate", "--music", labels, "--plot", "a.jpg").code == 2
+
+
+@pytest.fixture
+def labelled(newcomer: User) -> Path:
+    """Two happy tracks and two sad ones."""
+    names = [make_track(newcomer.media / f"{seed}.wav", seed).name for seed in range(4)]
+    labels = newcomer.media / "labels.csv"
+    labels.write_text("file,emotion\n" + "".join(f"{name},{'happy' if i < 2 else 'sad'}\n" for i, name in enumerate(names)))
+    return labels
+
+
+@pytest.mark.parametrize("level", ["clip", "track", "sliding"])
+def test_evaluate_draws_what_it_measures(newcomer: User, labelled: Path, level: str) -> None:
+    figure = newcomer.home / "a.svg"
+    said = newcomer.json("evaluate", "--music", labelled, "--level", level, "--plot", figure)
+    assert (said["level"], said["plot"]) == (level, str(figure))
+    (direction,) = said["directions"].values()
+    assert {"p@1", "p@5", "mrr", "chance_p@5", "n", "per_emotion", "p@5_interval", "confusion", "hubness"} <= set(direction)
+    assert (direction["n"], set(direction["confusion"])) == (4, {"happy", "sad"})
+    assert figure.read_text(encoding="utf-8").lstrip().startswith("<?xml")
+
+
+def test_evaluate_shows_what_is_taken_for_what_when_asked(newcomer: User, labelled: Path) -> None:
+    short, long, verbose = (
+        newcomer.run(*command, "--music", labelled).text for command in (["evaluate"], ["evaluate", "--confusion"], ["-v", "evaluate"])
+    )
+    header = "direction\tasked with\thappy\tfunny\texciting\tsad\tscary\tangry"
+    assert header not in short
+    assert long.startswith(short)
+    assert long == verbose
+    _, rows = long.split(header + "\n")
+    assert [row.split("\t")[:2] for row in rows.splitlines()] == [["music->music", "happy"], ["music->music", "sad"]]
+    for row in rows.splitlines():
+        assert sum(map(float, row.split("\t")[2:])) == pytest.approx(1, abs=0.003)
 
 
 # --- what must not be misread ------------------------------------------------------------------------------------------------------------

@@ -16,10 +16,13 @@ from rich.console import Console
 from emoclim_cli import console
 from emoclim_cli.changes import Plan
 from emoclim_cli.checks import Check
-from emoclim_cli.emotions import EMOTIONS
+from emoclim_cli.emotions import EMOTIONS, RETRIEVAL_EMOTIONS
 from emoclim_cli.errors import EmoclimError
+from emoclim_cli.evaluation import Direction
 from emoclim_cli.indexing import Summary
 from emoclim_cli.media import Match, MediaItem, MediaKind
+from emoclim_cli.tagging import TagFigures, TagReport
+from emoclim_cli.training import Epoch
 
 LONG_TITLE = "A Very Long Title That Goes On And On, Op. 27 No. 2, in C-sharp minor, Quasi una fantasia: III. Presto agitato"
 LONG_FOLDER = "/home/somebody/Pictures/2021 Ein sehr langer Ordnername, der nicht aufhört/Tag 01"
@@ -176,6 +179,31 @@ def test_checks_say_what_mends_them(screen: Screen) -> None:
     assert "  try: emoclim models fetch musicnn" in text
 
 
+def a_direction(n: int, *, known: bool = True) -> Direction:
+    nan, row = float("nan"), {"p@1": 0.5, "p@5": 0.25, "mrr": 0.75, "chance_p@5": 0.125, "n": n}
+    bounds = dict.fromkeys(("p@1", "p@5", "mrr"), (0.2, 0.3) if known else (nan, nan))
+    confusion = {"exciting": dict.fromkeys(RETRIEVAL_EMOTIONS, 1 / 6)}
+    parts = ({"exciting": row}, {"horror-game": row}, bounds, confusion) if known else ({}, {}, bounds, {})
+    return Direction(*((0.5, 0.25, 0.75, 0.125) if known else (nan,) * 4), n, 7, *parts, 12.3456 if known else nan)
+
+
+def test_a_report_fits_the_terminal(screen: Screen, capfd: pytest.CaptureFixture[str]) -> None:
+    report = {"image->music": a_direction(99_999), "music->music": a_direction(1, known=False)}
+    console.show_report(report, "sliding", confusion=True)
+    assert all(cell_len(line) <= screen.width for line in screen.lines)
+    title, header, first, second = screen.lines[:4]
+    assert title == "macro over emotions, sliding level"
+    names = ["direction", "P@1", "P@5", "P@5 95 %", "MRR", "MRR 95 %", "chance", "hubs", "queries"]
+    assert re.split("  +", header) == names
+    assert re.split("  +", first) == ["image->music", *"0.500 0.250 0.20-0.30 0.750 0.20-0.30 0.125 12.35 99,999".split()]
+    assert re.split("  +", second) == ["music->music", *"-------", "1"]
+    assert re.split("  +", screen.lines[-1]) == ["image->music", "exciting", *["0.167"] * 6]
+    screen.file.truncate(0)
+    console.show_report(report, "sliding")
+    assert "0.167" not in "\n".join(screen.lines)
+    assert set(capfd.readouterr().out) == {"\n"}  # between tables
+
+
 # --- notes, warnings, errors -------------------------------------------------------------------------------------------------------------
 
 
@@ -240,6 +268,56 @@ def test_a_download_counts_bytes(screen: Screen) -> None:
     assert "12.0/29.3 MB" in screen.file.getvalue()
 
 
+EPOCHS = [
+    Epoch(
+        number,
+        {"photo->music": 0.9, "music->photo": 0.8, "photo->photo": 0.7, "music->music": 0.6 / number},
+        12.345,
+        {"image->music": (0.5, 0.6), "music->image": (0.4, 0.5), "image->image": (0.7, 0.8), "music->music": (0.3, number / 5)},
+    )
+    for number in (1, 2)
+]
+
+
+def test_training_is_a_table_that_grows_and_stays(screen: Screen) -> None:
+    with console.training_table(15) as show:
+        for epoch in EPOCHS:
+            show(epoch)
+    text = screen.file.getvalue()
+    drawn = text[text.rindex("\x1b[2K") :].replace("\x1b[2K", "").replace("\x1b[?25h", "")
+    lines = [line.split() for line in drawn.splitlines() if line.strip()]
+    assert lines[0] == ["photo", "music", "photo", "music", "val", "image", "music", "image", "music"]
+    assert lines[1] == ["epoch", ">music", ">photo", ">photo", ">music", "loss", ">music", ">image", ">image", ">music"]
+    assert lines[2] == "1/15 0.900 0.800 0.700 0.600 12.345 0.50/0.60 0.40/0.50 0.70/0.80 0.30/0.20".split()
+    assert lines[3] == "2/15 0.900 0.800 0.700 0.300 12.345 0.50/0.60 0.40/0.50 0.70/0.80 0.30/0.40".split()
+    assert max(cell_len(line.rstrip()) for line in drawn.splitlines()) <= 80
+    assert "P@5/MRR" in drawn
+
+
+def test_training_of_which_nothing_is_measured(screen: Screen) -> None:
+    with console.training_table(3) as show:
+        show(Epoch(1, {"photo": 0.5, "music": 0.25}, float("nan"), {}))
+    assert ["1/3", "0.500", "0.250", "nan"] in [line.split() for line in screen.lines]
+
+
+def test_training_into_a_pipe_is_a_line_for_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.StringIO()
+    monkeypatch.setattr(console, "err", Console(file=file, force_terminal=False))
+    with console.training_table(15) as show:
+        show(EPOCHS[0])
+    assert file.getvalue() == (
+        "epoch 1/15: photo->music 0.900, music->photo 0.800, photo->photo 0.700, music->music 0.600, val loss 12.345, "
+        "image->music 0.50/0.60, music->image 0.40/0.50, image->image 0.70/0.80, music->music 0.30/0.20\n"
+    )
+
+
+def test_training_is_quiet_where_that_was_asked_for(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "quiet", True)
+    with console.training_table(15) as show:
+        show(EPOCHS[0])
+    assert screen.file.getvalue() == ""
+
+
 def test_no_progress_in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
     file = io.StringIO()
     monkeypatch.setattr(console, "err", Console(file=file, force_terminal=False))
@@ -283,6 +361,28 @@ def test_other_tables_are_tab_separated_lines(capfd: pytest.CaptureFixture[str])
         ["torch", "MISSING", "no", "pip install torch"],
         ["pip", "absent", "no", ""],
     ]
+
+
+def test_tags_come_best_first_and_the_unmeasured_last(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    nan = float("nan")
+    per_tag = {"rare": TagFigures(nan, nan, 0.0, 0), MARKUP: TagFigures(0.0, 0.25, 0.25, 300), "b": TagFigures(0.5, 0.5, 0.5, 600)}
+    report = TagReport(0.25, 0.375, 0.375, 1200, per_tag | {"a": TagFigures(0.5, 0.125, 0.5, 600)})
+    console.show_tagging(report, "emotion")
+    assert fields(capfd.readouterr().out) == [
+        ["vectors", "ROC-AUC", "PR-AUC", "chance PR-AUC", "clips"],
+        ["emotion", "0.250", "0.375", "0.375", "1,200"],
+        [""],
+        ["tag", "ROC-AUC", "PR-AUC", "chance PR-AUC", "clips"],
+        ["a", "0.500", "0.125", "0.500", "600"],
+        ["b", "0.500", "0.500", "0.500", "600"],
+        [MARKUP, "0.000", "0.250", "0.250", "300"],
+        ["rare", "-", "-", "0.000", "0"],
+    ]
+    screen = Screen(monkeypatch, 80)
+    console.show_tagging(report, "emotion")
+    assert screen.lines[0] == "macro over tags, test split"
+    assert any(line.startswith(MARKUP) for line in screen.lines)
+    assert screen.lines[-1].split() == ["rare", "-", "-", "0.000", "0"]
 
 
 def test_paths_are_their_bytes(capfdbinary: pytest.CaptureFixture[bytes]) -> None:

@@ -8,7 +8,7 @@ import pytest
 from toys import ToyEncoder, toy_encoder, write_numbers
 
 from emoclim_cli import datasets
-from emoclim_cli.datasets import LabelledFeatures, labelled_features
+from emoclim_cli.datasets import LabelledFeatures, labelled_features, read_features
 from emoclim_cli.emotions import EMOTIONS, QUADRANTS
 from emoclim_cli.errors import LabelError, UnreadableMedia
 from emoclim_cli.labels import LabelledItem
@@ -104,7 +104,7 @@ def test_the_second_call_encodes_nothing(tmp_path: Path) -> None:
     features = labelled_features(items, second, tmp_path / "cache")
     assert second.loaded == second.batches == []
     assert item_windows(features) == windows
-    assert not [name for name in os.listdir(tmp_path / "cache") if not name.endswith(".npz")]
+    assert {path.suffix for path in (tmp_path / "cache").rglob("*") if path.is_file()} == {".npz"}
 
 
 def test_other_labels_for_the_same_files_encode_nothing(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_other_labels_for_the_same_files_encode_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["size", "time"])
-def test_a_changed_file_is_noticed_and_costs_only_its_chunk(tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_file_is_noticed_and_costs_only_itself(tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets, "CHUNK_ITEMS", 2)
     items, windows = a_dataset(tmp_path)
     labelled_features(items, toy_encoder(MUSIC), tmp_path / "cache")
@@ -128,7 +128,19 @@ def test_a_changed_file_is_noticed_and_costs_only_its_chunk(tmp_path: Path, what
     assert (os.stat(items[3].path).st_size == before.st_size) == (what == "time")
     encoder = toy_encoder(MUSIC)
     assert item_windows(labelled_features(items, encoder, tmp_path / "cache")) == windows
-    assert sorted(encoder.loaded) == [items[2].path, items[3].path]
+    assert encoder.loaded == [items[3].path]
+
+
+def test_other_neighbours_cost_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row taken out of the labels, another order, one file twice."""
+    monkeypatch.setattr(datasets, "CHUNK_ITEMS", 2)
+    items, windows = a_dataset(tmp_path)
+    labelled_features(items, toy_encoder(MUSIC), tmp_path / "cache")
+    encoder = toy_encoder(MUSIC)
+    chosen = [5, 0, 3, 0]
+    features = labelled_features([items[i] for i in chosen], encoder, tmp_path / "cache")
+    assert item_windows(features) == [windows[i] for i in chosen]
+    assert encoder.loaded == []
 
 
 def test_another_encoder_has_its_own_features(tmp_path: Path) -> None:
@@ -159,7 +171,7 @@ def test_a_damaged_cache_is_made_again(tmp_path: Path, left: bytes) -> None:
     """What a power cut can leave."""
     items, windows = a_dataset(tmp_path)
     labelled_features(items, toy_encoder(MUSIC), tmp_path / "cache")
-    (file,) = (tmp_path / "cache").iterdir()
+    (file,) = (tmp_path / "cache").rglob("*.npz")
     file.write_bytes(left)
     for loads in (6, 0):
         encoder = toy_encoder(MUSIC)
@@ -224,7 +236,6 @@ class FailingOnce(ToyEncoder):
 
 def test_an_error_of_the_disk_is_not_remembered(tmp_path: Path) -> None:
     items, windows = a_dataset(tmp_path, n=2)
-    labelled_features(items[1:], toy_encoder(MUSIC), tmp_path / "cache")
     encoder = FailingOnce(MUSIC)
     told: list[tuple[str, str]] = []
     with pytest.raises(LabelError):
@@ -268,3 +279,53 @@ def test_unreadable_means_what_encoders_say(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_text("la")
     with pytest.raises(UnreadableMedia):
         toy_encoder(PHOTO).load(str(tmp_path / "a.jpg"))
+
+
+# --- teachers ------------------------------------------------------------------------------------------------------------
+
+
+def a_teacher(folder: Path, *rows: str, head: str = "mood,n_songs,f0,f1") -> str:
+    (folder / "teacher.csv").write_text("\n".join([head, *rows]) + "\n")
+    return str(folder / "teacher.csv")
+
+
+def test_a_teacher_is_features_with_a_mood_each(tmp_path: Path) -> None:
+    told: list[str] = []
+    path = a_teacher(tmp_path, "aggressive,3,1,-2.5", "danceable,3,9,9", "Happy,1,0,1e-1")
+    teacher = read_features(path, MUSIC, 2, told.append)
+    assert teacher.labels.tolist() == ["angry", "happy"]
+    assert teacher.windows.tolist() == [[1, -2.5], [0, pytest.approx(0.1)]]
+    assert teacher.windows.dtype == np.float32
+    assert teacher.starts.tolist() == [0, 1, 2]
+    assert teacher.items[1].where == f"{path}, line 4"
+    assert {(item.source, item.split, item.emotions) for item in teacher.items} == {
+        ("teacher", "train", frozenset(("angry",))),
+        ("teacher", "train", frozenset(("happy",))),
+    }
+    assert told == [f"{path}: 1 of 3 rows have a mood that is none of the seven emotions, and are left out"]
+
+
+def test_a_teacher_may_say_emotion(tmp_path: Path) -> None:
+    assert read_features(a_teacher(tmp_path, "sad,1,2", head="emotion,f0,f1"), MUSIC, 2).labels.tolist() == ["sad"]
+
+
+@pytest.mark.parametrize(("head", "dim"), [("mood,f0", 2), ("f0,f1", 2), ("mood,f0,f1,f2", 2), ("", 2)])
+def test_a_teacher_of_another_encoder(tmp_path: Path, head: str, dim: int) -> None:
+    with pytest.raises(LabelError, match="f0 to f1"):
+        read_features(a_teacher(tmp_path, head=head), MUSIC, dim)
+
+
+@pytest.mark.parametrize("number", ["", "much", "nan", "inf"])
+def test_a_teacher_says_what_is_no_number(tmp_path: Path, number: str) -> None:
+    with pytest.raises(LabelError, match="line 3: "):
+        read_features(a_teacher(tmp_path, "sad,1,0,0", f"sad,1,{number},0"), MUSIC, 2)
+
+
+def test_a_row_of_a_teacher_that_is_cut_short(tmp_path: Path) -> None:
+    with pytest.raises(LabelError, match="line 2: "):
+        read_features(a_teacher(tmp_path, "sad,1,0"), MUSIC, 2)
+
+
+def test_a_teacher_that_teaches_nothing(tmp_path: Path) -> None:
+    with pytest.raises(LabelError, match="no row has one of the emotions"):
+        read_features(a_teacher(tmp_path, "danceable,1,0,0"), MUSIC, 2)

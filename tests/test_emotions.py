@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from emoclim_cli.emotions import EMOTIONS, PHOTO_WORDS, QUADRANTS, RETRIEVAL_EMOTIONS, parse_mood
+from emoclim_cli.emotions import CIRCUMPLEX, EMOTIONS, PARTIAL_WORDS, PHOTO_WORDS, QUADRANTS, RETRIEVAL_EMOTIONS, parse_mood
 from emoclim_cli.errors import UsageError
 
 
@@ -26,6 +26,23 @@ def test_the_quadrants_cover_every_emotion_and_only_happy_is_in_two() -> None:
     assert frozenset().union(*QUADRANTS.values()) == set(EMOTIONS)
     shared = {emotion for a, b in itertools.combinations(QUADRANTS.values(), 2) for emotion in a & b}
     assert shared == {"happy"}
+
+
+def test_the_two_words_without_a_counterpart_are_known_in_part() -> None:
+    expected = {"awe": {"exciting", "tender"}, "disgust": {"angry", "scary"}}
+    assert expected == PARTIAL_WORDS
+    assert not set(PARTIAL_WORDS) & {*EMOTIONS, *PHOTO_WORDS}
+
+
+def test_the_circumplex_has_a_place_for_every_emotion() -> None:
+    assert tuple(CIRCUMPLEX) == EMOTIONS
+    assert list(CIRCUMPLEX.values()) == [7.8, 24.9, 48.6, 328.6, 207.5, 116.0, 99.0]
+
+
+@pytest.mark.parametrize(("quadrant", "low", "high"), [("Q1", 0, 90), ("Q2", 90, 180), ("Q3", 180, 270), ("Q4", 270, 360)])
+def test_an_emotion_lies_in_its_quadrant_of_the_circumplex(quadrant: str, low: int, high: int) -> None:
+    """But for the contentment in Q4, which counts as happy."""
+    assert all(low < CIRCUMPLEX[emotion] < high for emotion in QUADRANTS[quadrant] - ({"happy"} if quadrant == "Q4" else set()))
 
 
 @pytest.mark.parametrize("word", EMOTIONS)

@@ -23,11 +23,13 @@ from media_makers import make_photo, make_tone, picture, tone
 
 from emoclim_cli import weights
 from emoclim_cli.audio import AudioWindows
+from emoclim_cli.datasets import labelled_features
 from emoclim_cli.encoders import ENCODERS, build, encoder_info, music, musicnn, vibenet
 from emoclim_cli.encoders.clip import MEAN, STD, ClipEncoder
 from emoclim_cli.encoders.devices import choose_device
 from emoclim_cli.encoders.music import MusicEncoder
 from emoclim_cli.errors import MissingWeights, ModelError, UnreadableMedia, UsageError
+from emoclim_cli.labels import LabelledItem
 from emoclim_cli.media import MediaKind
 
 CHECKOUT = Path(__file__).parents[1]
@@ -212,6 +214,27 @@ def test_a_short_track_is_repeated(weights_cache: Path, track_paths: list[str]) 
     assert sample.duration_s == pytest.approx(0.3)
     repeated = np.resize(tone(0.3, RATE_HZ, 1, seed=2)[0], 10 * RATE_HZ)
     np.testing.assert_allclose(encoder.encode([sample])[0], one_window(encoder, repeated), atol=0.05)  # type: ignore[arg-type]
+
+
+def test_windows_that_overlap_are_other_features(weights_cache: Path, track_paths: list[str], tmp_path: Path) -> None:
+    """Those of a window slid over the whole track; the cache tells them from the usual ones."""
+    plain, sliding = build("musicnn", weights_cache), build("musicnn", weights_cache, overlap=0.75)
+    assert isinstance(plain, MusicEncoder)
+    assert plain.info == encoder_info("musicnn")
+    assert len({encoder.info.digest for encoder in (plain, sliding, build("musicnn", weights_cache, overlap=0.5))}) == 3
+
+    (windows,) = sliding.encode_windows([sliding.load(track_paths[0])])  # of 25 s
+    samples = tone(25.0, RATE_HZ, 1, seed=0)[0]
+    starts = np.arange(7) * 40_000
+    apart = np.stack([one_window(plain, samples[start : start + 160_000]) for start in starts])
+    np.testing.assert_allclose(windows, apart, atol=0.05)  # to the precision of a file's 16 bits
+    for path in track_paths[1:]:  # one window is one window
+        np.testing.assert_array_equal(sliding.encode([sliding.load(path)]), plain.encode([plain.load(path)]))
+
+    items = [LabelledItem(path, "sad", frozenset(("sad",)), path) for path in track_paths]
+    for _ in range(2):
+        counts = [np.diff(labelled_features(items, encoder, tmp_path).starts).tolist() for encoder in (plain, sliding)]
+        assert counts == [[3, 1, 1], [7, 1, 1]]
 
 
 def test_many_windows_stay_in_order(weights_cache: Path) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from emoclim_cli.emotions import EMOTIONS, QUADRANTS
-from emoclim_cli.losses import DEFAULT_TAU, contrastive, overlap, total
+from emoclim_cli.emotions import CIRCUMPLEX, EMOTIONS, QUADRANTS
+from emoclim_cli.errors import UsageError
+from emoclim_cli.losses import LOSSES, contrastive, directions, graded, loss_named, overlap, regression, total, triplet
+from emoclim_cli.recipes import TAU, Recipe
 
 
 def overlap_oracle(x: list[set[str]], y: list[set[str]]) -> list[list[float]]:
@@ -63,7 +67,7 @@ def test_overlap_with_nothing_is_nothing() -> None:
     assert overlap(torch.zeros(2, 7), torch.zeros(3, 7)).tolist() == [[0.0] * 3] * 2
 
 
-@pytest.mark.parametrize("tau", [DEFAULT_TAU, 0.5, 1.0])
+@pytest.mark.parametrize("tau", [TAU, 0.5, 1.0])
 @pytest.mark.parametrize(("x", "y"), [(ONE_EACH, OTHERS), (OTHERS, ONE_EACH), (SOFT, ONE_EACH), (OTHERS, SOFT)])
 def test_across_kinds(x: list[set[str]], y: list[set[str]], tau: float) -> None:
     a, b = units(len(x), 5, seed=1), units(len(y), 5, seed=2)
@@ -71,7 +75,7 @@ def test_across_kinds(x: list[set[str]], y: list[set[str]], tau: float) -> None:
     assert contrastive(a, b, overlap(sets(x), sets(y)), tau).item() == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize("tau", [DEFAULT_TAU, 0.5])
+@pytest.mark.parametrize("tau", [TAU, 0.5])
 @pytest.mark.parametrize("x", [ONE_EACH, OTHERS, SOFT])
 def test_within_a_kind_an_anchor_is_left_out_of_its_own(x: list[set[str]], tau: float) -> None:
     a = units(len(x), 5, seed=3)
@@ -133,3 +137,209 @@ def test_equation_4_is_a_quarter_of_each_direction(x: list[set[str]], y: list[se
 def test_the_default_tau_is_the_papers() -> None:
     photos, music = units(6, 4, seed=11), units(5, 4, seed=12)
     assert total(photos, music, sets(ONE_EACH), sets(OTHERS)) == total(photos, music, sets(ONE_EACH), sets(OTHERS), 0.07)
+
+
+# --- emotions on the circumplex ----------------------------------------------------------------------------------------------------------
+
+
+def direction_oracle(emotions: set[str]) -> tuple[float, float]:
+    x = sum(math.cos(math.radians(CIRCUMPLEX[emotion])) for emotion in emotions)
+    y = sum(math.sin(math.radians(CIRCUMPLEX[emotion])) for emotion in emotions)
+    length = math.hypot(x, y)
+    return x / length, y / length
+
+
+def cosine_oracle(one: set[str], other: set[str]) -> float:
+    (a, b), (c, d) = direction_oracle(one), direction_oracle(other)
+    return a * c + b * d
+
+
+def graded_oracle(x: list[set[str]], y: list[set[str]], softness: float, sharpness: float) -> list[list[float]]:
+    rows = overlap_oracle(x, y)
+    for i, one in enumerate(x):
+        for j, other in enumerate(y):
+            if not one & other:
+                rows[i][j] = softness * max(0.0, cosine_oracle(one, other)) ** sharpness
+    return rows
+
+
+@pytest.mark.parametrize("kinds", [[{emotion} for emotion in EMOTIONS], SOFT], ids=["one each", "several"])
+def test_a_direction_is_the_angle_of_the_emotion_or_the_mean_of_several(kinds: list[set[str]]) -> None:
+    found = directions(sets(kinds))
+    assert found.tolist() == [pytest.approx(direction_oracle(kind), abs=1e-9) for kind in kinds]
+    assert found.norm(dim=1).tolist() == pytest.approx([1] * len(kinds))
+
+
+@pytest.mark.parametrize("sharpness", [0.5, 1.0, 3.0])
+@pytest.mark.parametrize("softness", [0.2, 1.0])
+@pytest.mark.parametrize(("x", "y"), [(ONE_EACH, OTHERS), (SOFT, ONE_EACH), (SOFT, SOFT)])
+def test_graded_positives(x: list[set[str]], y: list[set[str]], softness: float, sharpness: float) -> None:
+    expected = graded_oracle(x, y, softness, sharpness)
+    assert graded(sets(x), sets(y), softness, sharpness).tolist() == [pytest.approx(row, abs=1e-9) for row in expected]
+
+
+def test_neighbours_on_the_circumplex_are_positives_in_part_and_opposites_are_not() -> None:
+    (row,) = graded(sets([{"scary"}]), sets([{"scary"}, {"angry"}, {"exciting"}, {"tender"}]), 0.5, 2.0).tolist()
+    assert row[0] == 1
+    assert 0.5 > row[1] > row[2] > row[3] == 0
+
+
+def test_without_softness_graded_positives_are_the_overlap() -> None:
+    assert torch.equal(graded(sets(SOFT), sets(ONE_EACH), 0.0, 2.0), overlap(sets(SOFT), sets(ONE_EACH)))
+
+
+# --- what the paper compares with --------------------------------------------------------------------------------------------------------
+
+
+def regression_oracle(vectors: list[list[float]], kinds: list[set[str]]) -> float:
+    errors = [
+        (x - target) ** 2
+        for vector, kind in zip(vectors, kinds, strict=True)
+        for x, target in zip(vector, direction_oracle(kind), strict=True)
+    ]
+    return sum(errors) / len(errors)
+
+
+def triplet_oracle(anchors: list[list[float]], candidates: list[list[float]], overlaps: list[list[float]], margin: float) -> float:
+    def cosine(one: list[float], other: list[float]) -> float:
+        return sum(p * q for p, q in zip(one, other, strict=True))
+
+    hinges = [
+        max(0.0, margin - cosine(anchor, candidates[p]) + cosine(anchor, candidates[n]))
+        for anchor, row in zip(anchors, overlaps, strict=True)
+        for p in range(len(candidates))
+        for n in range(len(candidates))
+        if row[p] > 0 and row[n] == 0
+    ]
+    return sum(hinges) / len(hinges) if hinges else 0.0
+
+
+SAME, STRANGERS = [{"sad"}, {"sad"}], [{"angry"}, {"happy"}]
+
+
+@pytest.mark.parametrize("kinds", [ONE_EACH, SOFT])
+def test_valence_arousal_regression(kinds: list[set[str]]) -> None:
+    vectors = units(len(kinds), 2, seed=13)
+    assert regression(vectors, sets(kinds)).item() == pytest.approx(regression_oracle(vectors.tolist(), kinds), abs=1e-6)
+    there = torch.tensor([direction_oracle(kind) for kind in kinds], dtype=torch.float64)
+    assert regression(there, sets(kinds)).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_valence_and_arousal_are_two_numbers() -> None:
+    with pytest.raises(UsageError, match="two numbers, not 3"):
+        regression(units(6, 3, seed=13), sets(ONE_EACH))
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.1, 0.4, 2.5])
+@pytest.mark.parametrize(
+    ("x", "y"), [(ONE_EACH, OTHERS), (OTHERS, ONE_EACH), (SOFT, ONE_EACH), (SOFT, SOFT), (SAME, SAME), (SAME, STRANGERS)]
+)
+def test_triplets(x: list[set[str]], y: list[set[str]], margin: float) -> None:
+    a, b = units(len(x), 3, seed=14), units(len(y), 3, seed=15)
+    expected = triplet_oracle(a.tolist(), b.tolist(), overlap_oracle(x, y), margin)
+    assert triplet(a @ b.T, overlap(sets(x), sets(y)), margin).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_many_triplets() -> None:
+    """Single precision as in training, more than a batch: the running sums lose nothing that counts."""
+    rng = np.random.default_rng(16)
+    x, y = ([{str(emotion)} for emotion in rng.choice(EMOTIONS, n)] for n in (20, 150))
+    a, b = units(20, 3, seed=17), units(150, 3, seed=18)
+    found = triplet((a @ b.T).float(), overlap(sets(x), sets(y)).float(), 0.4)
+    assert found.item() == pytest.approx(triplet_oracle(a.tolist(), b.tolist(), overlap_oracle(x, y), 0.4), abs=1e-6)
+
+
+# --- the table ---------------------------------------------------------------------------------------------------------------------------
+
+RECIPE = Recipe(tau=0.2, margin=0.3, softness=0.4, sharpness=1.5)
+Oracle = Callable[[list[list[float]], list[list[float]], list[set[str]], list[set[str]]], dict[str, float]]
+
+
+def eq_4_oracle(positives: Callable[[list[set[str]], list[set[str]]], list[list[float]]]) -> Oracle:
+    def oracle(p: list[list[float]], m: list[list[float]], x: list[set[str]], y: list[set[str]]) -> dict[str, float]:
+        return {
+            "photo->music": 0.25 * contrastive_oracle(p, m, positives(x, y), RECIPE.tau, intra=False),
+            "music->photo": 0.25 * contrastive_oracle(m, p, positives(y, x), RECIPE.tau, intra=False),
+            "photo->photo": 0.25 * contrastive_oracle(p, p, positives(x, x), RECIPE.tau, intra=True),
+            "music->music": 0.25 * contrastive_oracle(m, m, positives(y, y), RECIPE.tau, intra=True),
+        }
+
+    return oracle
+
+
+def regressions_oracle(p: list[list[float]], m: list[list[float]], x: list[set[str]], y: list[set[str]]) -> dict[str, float]:
+    return {"photo": regression_oracle(p, x), "music": regression_oracle(m, y)}
+
+
+def triplets_oracle(p: list[list[float]], m: list[list[float]], x: list[set[str]], y: list[set[str]]) -> dict[str, float]:
+    return {
+        "photo->music": 0.5 * triplet_oracle(p, m, overlap_oracle(x, y), RECIPE.margin),
+        "music->photo": 0.5 * triplet_oracle(m, p, overlap_oracle(y, x), RECIPE.margin),
+    }
+
+
+def similarity_oracle(p: list[list[float]], m: list[list[float]], x: list[set[str]], y: list[set[str]]) -> dict[str, float]:
+    errors = [
+        (sum(s * t for s, t in zip(one, other, strict=True)) - cosine_oracle(of_one, of_other)) ** 2
+        for one, of_one in zip(p, x, strict=True)
+        for other, of_other in zip(m, y, strict=True)
+    ]
+    return {**triplets_oracle(p, m, x, y), "similarity": sum(errors) / len(errors)}
+
+
+ORACLES: dict[str, Oracle] = {
+    "supcon": eq_4_oracle(overlap_oracle),
+    "va-regression": regressions_oracle,
+    "triplet": triplets_oracle,
+    "triplet-similarity": similarity_oracle,
+    "emoclim": eq_4_oracle(lambda x, y: graded_oracle(x, y, RECIPE.softness, RECIPE.sharpness)),
+}
+
+
+@pytest.mark.parametrize(
+    ("x", "y"), [(ONE_EACH, OTHERS), (OTHERS, SOFT), (SOFT, SOFT), (SAME, STRANGERS), ([{"sad"}], [{"sad"}]), ([{"sad"}], [{"angry"}])]
+)
+@pytest.mark.parametrize("name", ORACLES)
+def test_every_loss_is_that_of_its_double_loop(name: str, x: list[set[str]], y: list[set[str]]) -> None:
+    dim = 2 if name == "va-regression" else 5
+    photos, music = units(len(x), dim, seed=19), units(len(y), dim, seed=20)
+    terms = LOSSES[name](photos, music, sets(x), sets(y), RECIPE)
+    expected = ORACLES[name](photos.tolist(), music.tolist(), x, y)
+    assert {term: value.item() for term, value in terms.items()} == pytest.approx(expected, abs=1e-6)
+
+
+def test_every_loss_has_its_double_loop() -> None:
+    assert list(ORACLES) == list(LOSSES)
+
+
+@pytest.mark.parametrize(("x", "y"), [(ONE_EACH, OTHERS), (SOFT, SOFT), (SAME, STRANGERS), (SAME, SAME)])
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_gradient_is_that_of_the_loss(name: str, x: list[set[str]], y: list[set[str]]) -> None:
+    """Also where no anchor has a positive, and where nothing is a negative."""
+    photos, music = (units(len(kinds), 2, seed=seed).requires_grad_() for kinds, seed in ((x, 21), (y, 22)))
+    assert torch.autograd.gradcheck(
+        lambda a, b: torch.stack(list(LOSSES[name](a, b, sets(x), sets(y), RECIPE).values())).sum(), (photos, music)
+    )
+
+
+@pytest.mark.parametrize("kinds", [(SAME, STRANGERS), (SAME, SAME)], ids=["no positive", "no negative"])
+def test_a_batch_without_a_triplet_costs_nothing_and_moves_nothing(kinds: tuple[list[set[str]], list[set[str]]]) -> None:
+    photos, music = units(2, 4, seed=23).requires_grad_(), units(2, 4, seed=24).requires_grad_()
+    loss = sum(LOSSES["triplet"](photos, music, sets(kinds[0]), sets(kinds[1]), RECIPE).values(), torch.zeros(()))
+    loss.backward()
+    assert loss.item() == 0
+    assert photos.grad is not None and music.grad is not None
+    assert photos.grad.tolist() == music.grad.tolist() == [[0.0] * 4] * 2
+
+
+def test_without_softness_ours_is_the_papers_to_the_last_bit() -> None:
+    photos, music = units(len(SOFT), 5, seed=25).float(), units(len(ONE_EACH), 5, seed=26).float()
+    args = photos, music, sets(SOFT).float(), sets(ONE_EACH).float(), replace(RECIPE, softness=0.0)
+    ours, papers = LOSSES["emoclim"](*args), LOSSES["supcon"](*args)
+    assert {name: term.item() for name, term in ours.items()} == {name: term.item() for name, term in papers.items()}
+
+
+def test_an_unknown_loss_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(UsageError, match="there is no loss 'infonce'") as caught:
+        loss_named("infonce")
+    assert caught.value.hint == "one of: supcon, va-regression, triplet, triplet-similarity, emoclim"

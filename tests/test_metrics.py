@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import itertools
 import math
+import tracemalloc
 from collections import defaultdict
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import skew
 
 from emoclim_cli import metrics
-from emoclim_cli.metrics import Retrieval, macro, retrieve
+from emoclim_cli.metrics import Retrieval, hubness, intervals, macro, retrieve
 
 KS = (1, 2, 5)
 
 
-def oracle(query: list[float], candidates: list[list[float]], correct: list[bool], k: int) -> tuple[float, float, float]:
-    """P@k, the rank of the first correct one, both expected over all orders of the tied, and chance."""
-    scores = [round(sum(p * q for p, q in zip(query, candidate, strict=True)), 6) for candidate in candidates]
-    by_score: dict[float, list[bool]] = defaultdict(list)
-    for score, is_correct in zip(scores, correct, strict=True):
-        by_score[score].append(is_correct)
+def rankings(query: list[float], candidates: list[list[float]]) -> list[list[int]]:
+    """Every order that the candidates may come in: those of one score, any way round."""
+    by_score: dict[float, list[int]] = defaultdict(list)
+    for index, candidate in enumerate(candidates):
+        by_score[round(sum(p * q for p, q in zip(query, candidate, strict=True)), 6)].append(index)
     tied = [by_score[score] for score in sorted(by_score, reverse=True)]
-    rankings = [list(itertools.chain(*orders)) for orders in itertools.product(*(list(itertools.permutations(group)) for group in tied))]
-    precision = [sum(ranking[:k]) / k for ranking in rankings]
-    first = [ranking.index(True) + 1 for ranking in rankings]
-    return sum(precision) / len(rankings), sum(first) / len(rankings), sum(correct) / len(correct)
+    return [list(itertools.chain(*orders)) for orders in itertools.product(*(list(itertools.permutations(group)) for group in tied))]
+
+
+def mean(values: Iterable[float]) -> float:
+    values = list(values)
+    return sum(values) / len(values)
 
 
 def check(
@@ -39,19 +43,33 @@ def check(
     query_groups: np.ndarray | None = None,
     candidate_groups: np.ndarray | None = None,
 ) -> None:
+    """Everything that it says, beside the mean over all orders."""
+    occurrences = [0.0] * len(candidates)
+    names = sorted(set(candidate_labels.tolist()))
+    assert result.labels.tolist() == names
     for i, query in enumerate(queries.tolist()):
         left = [
             j for j in range(len(candidates)) if query_groups is None or candidate_groups is None or query_groups[i] != candidate_groups[j]
         ]
-        correct = [bool(query_labels[i] == candidate_labels[j]) for j in left]
-        if not any(correct):
+        orders = [[left[place] for place in order] for order in rankings(query, [candidates[j].tolist() for j in left])]
+        depth = min(max(result.precision), len(left))
+        for order in orders:
+            for j in order[:depth]:
+                occurrences[j] += 1 / len(orders)
+        correct = [bool(query_labels[i] == candidate_labels[j]) for j in range(len(candidates))]
+        if not any(correct[j] for j in left):
             assert all(math.isnan(values[i]) for values in (*result.precision.values(), result.reciprocal_rank, result.chance))
+            assert np.isnan(result.shares[i]).all()
             continue
         for k, values in result.precision.items():
-            precision, rank, chance = oracle(query, [candidates[j].tolist() for j in left], correct, k)
-            assert values[i] == pytest.approx(precision, abs=1e-9)
-        assert result.reciprocal_rank[i] == pytest.approx(1 / rank, abs=1e-9)
-        assert result.chance[i] == pytest.approx(chance, abs=1e-9)
+            assert values[i] == pytest.approx(mean(sum(correct[j] for j in order[:k]) / k for order in orders), abs=1e-9)
+        first = mean([correct[j] for j in order].index(True) + 1 for order in orders)
+        assert result.reciprocal_rank[i] == pytest.approx(1 / first, abs=1e-9)
+        assert result.chance[i] == pytest.approx(mean(correct[j] for j in left), abs=1e-9)
+        shares = [mean(mean(candidate_labels[j] == name for j in order[:depth]) for order in orders) for name in names]
+        assert result.shares[i] == pytest.approx(shares, abs=1e-9)
+        assert result.shares[i].sum() == pytest.approx(1)
+    assert result.occurrences == pytest.approx(occurrences, abs=1e-9)
 
 
 def units(n: int, dim: int, seed: int) -> np.ndarray:
@@ -68,6 +86,9 @@ def test_by_hand() -> None:
     assert {k: float(values[0]) for k, values in result.precision.items()} == {1: 0, 2: 1 / 2, 5: 2 / 5}
     assert result.reciprocal_rank.tolist() == [1 / 2]
     assert result.chance.tolist() == [2 / 6]
+    assert result.labels.tolist() == ["angry", "happy", "sad"]
+    assert result.shares.tolist() == [[1 / 5, 2 / 5, 2 / 5]]
+    assert result.occurrences.tolist() == [1, 1, 1, 1, 1, 0]
 
 
 @pytest.mark.parametrize("block", [1, 3, metrics.QUERY_BLOCK])
@@ -98,6 +119,16 @@ def test_the_only_one_of_its_emotion_has_no_answer_within_its_kind() -> None:
     result = retrieve(vectors, vectors, labels, labels, query_groups=groups, candidate_groups=groups)
     assert np.isnan(result.reciprocal_rank).tolist() == [False, False, False, True]
     assert result.chance[:3].tolist() == [2 / 3] * 3
+
+
+def test_labels_and_groups_that_only_queries_have() -> None:
+    """Before, between and behind those of the candidates."""
+    queries, candidates = units(5, 3, seed=13), units(6, 3, seed=14)
+    labels = np.array(["angry", "happy", "joyful", "sad", "zany"]), np.array(["happy", "sad"] * 3)
+    groups = np.array([0, 2, 5, 8, 9]), np.array([2, 2, 4, 4, 8, 8])
+    result = retrieve(queries, candidates, *labels, query_groups=groups[0], candidate_groups=groups[1])
+    check(result, queries, candidates, *labels, *groups)
+    assert np.isnan(result.chance).tolist() == [True, False, True, False, True]
 
 
 def test_a_query_whose_whole_kind_is_its_own_group_has_no_answer() -> None:
@@ -182,3 +213,119 @@ def test_macro_of_nothing_is_not_a_number() -> None:
         mean, per_label = macro(values, np.array(["happy", "sad"])[: len(values)])
         assert math.isnan(mean)
         assert per_label == {}
+
+
+# --- intervals ---------------------------------------------------------------------------------------------------------------------------
+
+
+def slow_intervals(values: np.ndarray, labels: list[str], groups: list[str], seed: int) -> list[list[float]]:
+    """The same draws, one resample after the other, one query after the other."""
+    rng = np.random.default_rng(seed)
+    known = [i for i in range(len(labels)) if not np.isnan(values[i]).any()]
+    names = sorted({labels[i] for i in known})
+    means = [[[0.0] * len(names) for _ in range(metrics.RESAMPLES)] for _ in values[0]]
+    for n, name in enumerate(names):
+        members: dict[str, list[int]] = defaultdict(list)
+        for i in known:
+            if labels[i] == name:
+                members[groups[i]].append(i)
+        songs = [members[group] for group in sorted(members)]
+        for start in range(0, metrics.RESAMPLES, metrics.RESAMPLE_BLOCK):
+            for r, draw in enumerate(rng.integers(0, len(songs), (metrics.RESAMPLE_BLOCK, len(songs)))):
+                clips = [i for song in draw for i in songs[song]]
+                for v, of_metric in enumerate(means):
+                    of_metric[start + r][n] = mean(values[i, v] for i in clips)
+    macros = [sorted(mean(row) for row in of_metric) for of_metric in means]
+    last = metrics.RESAMPLES - 1
+
+    def percentile(ordered: list[float], percent: float) -> float:
+        low, rest = divmod(percent / 100 * last, 1)
+        return ordered[int(low)] + rest * (ordered[min(int(low) + 1, last)] - ordered[int(low)])
+
+    return [[percentile(ordered, percent) for percent in (2.5, 97.5)] for ordered in macros]
+
+
+def test_intervals_as_a_slow_loop_with_the_same_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "RESAMPLES", 60)
+    monkeypatch.setattr(metrics, "RESAMPLE_BLOCK", 20)
+    rng = np.random.default_rng(20)
+    values = rng.random((40, 2))
+    values[[3, 11, 30]] = np.nan
+    labels = rng.choice(["happy", "sad", "angry"], 40)
+    labels[:2], values[:2] = "scary", np.nan  # of which nothing is known
+    groups = np.array([f"song {i}" for i in rng.integers(0, 12, 40)])
+    for seed in (0, 1):
+        found = intervals(values, labels, groups, seed=seed)
+        assert found == pytest.approx(np.array(slow_intervals(values, labels.tolist(), groups.tolist(), seed)), abs=1e-9)
+    assert (intervals(values, labels, groups) == intervals(values, labels, groups)).all()
+    assert (intervals(values, labels, groups, seed=1) != intervals(values, labels, groups)).any()
+
+
+def test_an_interval_is_about_as_wide_as_theory_says() -> None:
+    """Of the mean of n values that are each their own group, 2 * 1.96 standard errors; of clips in songs, that of the songs."""
+    rng = np.random.default_rng(21)
+    of_songs = rng.random(400)
+    labels = np.array(["happy"] * 200 + ["sad"] * 200)
+    standard_error = math.sqrt(sum(of_songs[labels == name].var() / 200 for name in ("happy", "sad"))) / 2
+    alone = intervals(of_songs[:, None], labels, np.arange(400))[0]
+    assert alone[1] - alone[0] == pytest.approx(2 * 1.96 * standard_error, rel=0.1)
+    assert alone.mean() == pytest.approx(macro(of_songs, labels)[0], abs=0.005)
+    clips = intervals(of_songs.repeat(9)[:, None], labels.repeat(9), np.arange(400).repeat(9))[0]
+    assert clips == pytest.approx(alone)
+    mistaken = intervals(of_songs.repeat(9)[:, None], labels.repeat(9), np.arange(3600))[0]
+    assert mistaken[1] - mistaken[0] < (alone[1] - alone[0]) / 2.5
+
+
+def test_one_group_for_each_label_has_no_width() -> None:
+    values, labels = np.array([[0.0, 1.0], [1.0, 1.0], [0.25, 0.0]]), np.array(["sad", "sad", "happy"])
+    assert intervals(values, labels, np.array(["a", "a", "b"])).tolist() == [[0.375, 0.375], [0.5, 0.5]]
+
+
+def test_an_interval_of_nothing_is_not_a_number() -> None:
+    for n in (0, 2):
+        assert np.isnan(intervals(np.full((n, 3), np.nan), np.array(["sad"] * n), np.arange(n))).all()
+
+
+# --- hubness -----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_hubness_is_the_skewness_of_the_occurrences() -> None:
+    occurrences = np.random.default_rng(22).poisson(5, 50) ** 2.0
+    mu = mean(occurrences.tolist())
+    sigma = math.sqrt(mean((x - mu) ** 2 for x in occurrences.tolist()))
+    assert hubness(occurrences) == pytest.approx(mean(((x - mu) / sigma) ** 3 for x in occurrences.tolist()))
+    assert hubness(occurrences) == pytest.approx(skew(occurrences))
+    assert hubness(np.array([0.0, 0, 0, 0, 9])) > 1  # a hub
+    assert hubness(-occurrences) == pytest.approx(-hubness(occurrences))
+
+
+def test_where_all_are_found_equally_often_hubness_has_no_value() -> None:
+    assert math.isnan(hubness(np.full(7, 5 / 7)))
+    point, labels = units(1, 64, seed=23).repeat(9, axis=0), np.array(["sad"] * 9)
+    assert math.isnan(hubness(retrieve(point, point, labels, labels).occurrences))
+
+
+def test_near_the_mean_of_many_dimensions_there_are_hubs() -> None:
+    """Radovanovic et al. 2010, section 3."""
+    scattered = units(300, 100, seed=24)
+    around_a_mean = scattered + units(1, 100, seed=25)
+    around_a_mean /= np.linalg.norm(around_a_mean, axis=1, keepdims=True)
+    groups, labels = np.arange(300), np.array(["sad"] * 300)
+    on_a_ball, near_a_mean = (
+        hubness(retrieve(vectors, vectors, labels, labels, query_groups=groups, candidate_groups=groups).occurrences)
+        for vectors in (units(300, 3, seed=26), around_a_mean)
+    )
+    assert near_a_mean > on_a_ball + 1
+
+
+# --- what it costs -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_memory_does_not_grow_with_queries_times_candidates() -> None:
+    vectors, groups = units(4000, 8, seed=27), np.arange(4000) // 3
+    labels = np.random.default_rng(28).choice(["happy", "sad"], 4000)
+    tracemalloc.start()
+    retrieve(vectors, vectors, labels, labels, query_groups=groups, candidate_groups=groups)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4000 * 4000 * 4 / 3

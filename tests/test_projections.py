@@ -227,6 +227,24 @@ def test_saving_over_a_space_replaces_it(folder: Path) -> None:
     assert (folder / "README.md").read_text() == "the model card"
 
 
+def test_a_card_is_saved_with_the_space(folder: Path) -> None:
+    a_space(name="other").save(folder, "# other\n\nÜber alles.\n")
+    assert sorted(os.listdir(folder)) == ["README.md", "space.json", "weights.safetensors"]
+    assert (folder / "README.md").read_text(encoding="utf-8") == "# other\n\nÜber alles.\n"
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "space.json", "README.md"])
+def test_a_space_that_cannot_be_written_whole_leaves_the_one_before(name: str, folder: Path) -> None:
+    a_space().save(folder, "the card")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    in_the_way = folder / f".{name}.{os.getpid()}"
+    in_the_way.mkdir()
+    with pytest.raises(ModelError, match="cannot be written"):
+        a_space(name="other", temperature=0.5, about={}).save(folder, "another")
+    in_the_way.rmdir()
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ModelError, match="cannot be written"):

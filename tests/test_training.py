@@ -3,26 +3,25 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from toy_labels import DIMS, MUSIC, PHOTO, labelled, toy_data
 
 from emoclim_cli import losses, training
 from emoclim_cli.datasets import LabelledFeatures
-from emoclim_cli.emotions import EMOTIONS, QUADRANTS
-from emoclim_cli.encoders import encoder_info
-from emoclim_cli.errors import LabelError, ModelError
+from emoclim_cli.emotions import EMOTIONS
+from emoclim_cli.errors import LabelError, ModelError, UsageError
 from emoclim_cli.evaluation import evaluate
-from emoclim_cli.labels import LabelledItem
 from emoclim_cli.media import MediaKind
-from emoclim_cli.projections import EmotionSpace, Projection, unit
-from emoclim_cli.training import Epoch, Mlp, Recipe, Trained, calibrated_temperature, prototypes, split, train
+from emoclim_cli.projections import unit
+from emoclim_cli.recipes import Recipe, with_loss
+from emoclim_cli.training import Epoch, Mlp, Trained, train
 
-PHOTO, MUSIC = MediaKind.PHOTO, MediaKind.MUSIC
-DIMS = {PHOTO: 10, MUSIC: 7}
 SMALL = Recipe(dim=6, hidden=16, learning_rate=1e-2, batch=32, epochs=3, steps=12)
 
 
@@ -33,34 +32,6 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-def labelled(kind: MediaKind, words: Sequence[str], windows: Sequence[np.ndarray]) -> LabelledFeatures:
-    """Items by emotion or quadrant."""
-    items = tuple(
-        LabelledItem(f"{kind}{i}", "" if word in QUADRANTS else word, QUADRANTS.get(word, frozenset((word,))), f"{kind}{i}")
-        for i, word in enumerate(words)
-    )
-    starts = np.cumsum([0, *map(len, windows)])
-    return LabelledFeatures(kind, np.concatenate(windows).astype(np.float32), starts, items)
-
-
-def toy_data(
-    n: int, seed: int, *, words: Sequence[str] = EMOTIONS, noise: float = 0.4, max_windows: int = 3
-) -> dict[MediaKind, LabelledFeatures]:
-    """Each emotion has a place of its own in either kind's features, whose scales and offsets differ."""
-    rng = np.random.default_rng(seed)
-    places = {kind: np.random.default_rng(d).standard_normal((len(EMOTIONS), d)) for kind, d in DIMS.items()}
-    data = {}
-    for kind, d in DIMS.items():
-        chosen = [words[i % len(words)] for i in range(n)]
-        windows = []
-        for word in chosen:
-            place = places[kind][EMOTIONS.index(word)] if word in EMOTIONS else np.zeros(d)
-            count = 1 if kind is PHOTO else int(rng.integers(1, max_windows + 1))
-            windows.append(5 + np.arange(1, d + 1) * (place + noise * rng.standard_normal((count, d))))
-        data[kind] = labelled(kind, chosen, windows)
-    return data
 
 
 def run(recipe: Recipe, data: Mapping[MediaKind, LabelledFeatures], val: Mapping[MediaKind, LabelledFeatures] | None = None) -> Trained:
@@ -115,13 +86,6 @@ def test_the_networks_vectors_are_of_unit_norm() -> None:
     vectors = Mlp(torch.zeros(3), torch.ones(3), SMALL)(torch.randn(8, 3))
     assert vectors.shape == (8, 6)
     assert vectors.norm(dim=1).tolist() == pytest.approx([1] * 8, abs=1e-6)
-
-
-def test_the_defaults_are_the_papers() -> None:
-    recipe = Recipe()
-    assert (recipe.hidden, recipe.dim, recipe.dropout, recipe.tau) == (256, 128, 0.2, 0.07)
-    assert (recipe.learning_rate, recipe.batch, recipe.epochs, recipe.steps) == (1e-4, 64, 15, 100)
-    assert (recipe.balanced, recipe.quadrants, recipe.best_epoch) == (False, False, True)
 
 
 # --- drawing batches -----------------------------------------------------------------------------------------------------
@@ -254,7 +218,16 @@ def test_the_epoch_with_the_lowest_validation_loss_is_kept() -> None:
     assert equation_4(last, val, recipe.tau) == pytest.approx(val_losses[-1], rel=1e-4)
 
 
-@pytest.mark.parametrize("recipe", [replace(SMALL, steps=60), replace(EXTRAS, steps=60)], ids=["paper", "extras"])
+LEARNERS = {
+    "paper": SMALL,
+    "extras": EXTRAS,
+    "triplet": with_loss(SMALL, "triplet"),
+    "triplet-similarity": with_loss(SMALL, "triplet-similarity"),
+    "emoclim": with_loss(EXTRAS, "emoclim"),
+}
+
+
+@pytest.mark.parametrize("recipe", [replace(recipe, steps=60) for recipe in LEARNERS.values()], ids=list(LEARNERS))
 def test_a_toy_problem_is_learnt(recipe: Recipe, data: Mapping[MediaKind, LabelledFeatures]) -> None:
     trained, unseen = run(recipe, data), toy_data(70, seed=7)
     for level in ("clip", "track"):
@@ -274,7 +247,8 @@ def test_quadrants_teach_something() -> None:
     vague = labelled(MUSIC, [known[item.emotion] for item in music.items], windows)
     trained = train(photos, vague, replace(EXTRAS, steps=40))
     unseen = toy_data(70, seed=10)
-    centres = prototypes(trained.projections, {PHOTO: photos})
+    vectors = trained.projections[PHOTO](photos.pooled())
+    centres = unit(np.stack([vectors[photos.labels == emotion].mean(axis=0) for emotion in EMOTIONS]))
     nearest = (trained.projections[MUSIC](unseen[MUSIC].pooled()) @ centres.T).argmax(axis=1)
     found = [known[EMOTIONS[place]] == known[item.emotion] for place, item in zip(nearest, unseen[MUSIC].items, strict=True)]
     assert sum(found) / len(found) > 0.8
@@ -288,106 +262,7 @@ def test_nothing_to_train_on(data: Mapping[MediaKind, LabelledFeatures]) -> None
         train(nothing, data[MUSIC], SMALL)
 
 
-# --- prototypes and temperature ------------------------------------------------------------------------------------------
-
-
-def identity(d: int, scale: float = 1.0) -> Projection:
-    """Passes positive features through."""
-    eye = np.eye(d, dtype=np.float32)
-    return Projection(eye * scale, np.zeros(d, np.float32), eye, np.zeros(d, np.float32))
-
-
-def test_a_prototype_is_the_direction_of_its_items_photos_and_music_weighing_the_same() -> None:
-    rng = np.random.default_rng(11)
-    words = {PHOTO: [*EMOTIONS[:-1], *EMOTIONS, "sad", "sad", "Q1"], MUSIC: [*EMOTIONS[:-2], "happy", "Q2"]}
-    features = {kind: labelled(kind, of_kind, [rng.random((i % 3 + 1, 4)) for i in range(len(of_kind))]) for kind, of_kind in words.items()}
-    projections = {PHOTO: identity(4), MUSIC: identity(4, 3.0)}
-    found = prototypes(projections, features)
-    for emotion, centre in zip(EMOTIONS, found, strict=True):
-        of_kinds = []
-        for part in features.values():
-            vectors = []
-            for i, item in enumerate(part.items):
-                if item.emotion == emotion:
-                    mean = part.windows[part.starts[i] : part.starts[i + 1]].astype(float).mean(axis=0)
-                    vectors.append(mean / math.sqrt(sum(x * x for x in mean)))
-            if vectors:
-                mean = sum(vectors) / len(vectors)
-                of_kinds.append(mean / math.sqrt(sum(x * x for x in mean)))
-        between = sum(of_kinds) / len(of_kinds)
-        assert centre.tolist() == pytest.approx((between / math.sqrt(sum(x * x for x in between))).tolist(), abs=1e-6)
-    assert found.shape == (len(EMOTIONS), 4)
-    assert np.linalg.norm(found, axis=1).tolist() == pytest.approx([1] * len(EMOTIONS), abs=1e-6)
-
-
-def test_every_emotion_needs_an_item() -> None:
-    words = [emotion for emotion in EMOTIONS if emotion != "tender"]
-    features = labelled(PHOTO, [*words, "Q4"], [np.ones((1, 2))] * (len(words) + 1))
-    with pytest.raises(LabelError, match="no labelled item is tender"):
-        prototypes({PHOTO: identity(2)}, {PHOTO: features})
-
-
-def log_loss(vectors: np.ndarray, labels: Sequence[str], centres: np.ndarray, temperature: float) -> float:
-    loss = 0.0
-    for vector, label in zip(vectors.tolist(), labels, strict=True):
-        weights = [math.exp(sum(x * y for x, y in zip(vector, centre, strict=True)) / temperature) for centre in centres.tolist()]
-        loss -= math.log(weights[EMOTIONS.index(label)] / sum(weights))
-    return loss / len(labels)
-
-
-@pytest.mark.parametrize("true_temperature", [0.1, 0.4])
-def test_the_temperature_is_the_most_likely_one(true_temperature: float) -> None:
-    rng = np.random.default_rng(12)
-    centres, vectors = unit(rng.standard_normal((len(EMOTIONS), 8))), unit(rng.standard_normal((3000, 8)))
-    weights = np.exp(vectors @ centres.T / true_temperature)
-    labels = np.array([rng.choice(EMOTIONS, p=row / row.sum()) for row in weights.astype(np.float64)])
-    found = calibrated_temperature(vectors, labels, centres)
-    assert found == pytest.approx(true_temperature, rel=0.15)
-    few = vectors[:200], labels[:200].tolist(), centres
-    best = calibrated_temperature(few[0], labels[:200], centres)
-    assert all(log_loss(*few, best) <= log_loss(*few, best * factor) + 1e-9 for factor in (0.8, 0.9, 1.1, 1.25))
-
-
-def test_a_temperature_for_labels_that_are_always_right_does_not_overflow() -> None:
-    centres = unit(np.random.default_rng(13).standard_normal((len(EMOTIONS), 8)))
-    assert 0 < calibrated_temperature(centres, np.array(EMOTIONS), centres) <= 0.05
-
-
-# --- training and validation items ---------------------------------------------------------------------------------------
-
-
-def regrouped(features: LabelledFeatures, groups: Sequence[str], splits: Sequence[str] | None = None) -> LabelledFeatures:
-    splits = splits or [""] * len(features)
-    items = (replace(item, group=group, split=part) for item, group, part in zip(features.items, groups, splits, strict=True))
-    return replace(features, items=tuple(items))
-
-
-def test_a_tenth_of_the_groups_of_each_emotion_is_held_out() -> None:
-    features = toy_data(len(EMOTIONS) * 60, seed=14)[MUSIC]
-    features = regrouped(features, [f"{item.emotion} song {i // len(EMOTIONS) // 3}" for i, item in enumerate(features.items)])
-    train_on, held_out = split(features, seed=0)
-    assert not set(train_on.groups) & set(held_out.groups)
-    assert {item.path for item in (*train_on.items, *held_out.items)} == {item.path for item in features.items}
-    assert Counter(held_out.labels.tolist()) == dict.fromkeys(EMOTIONS, 6)
-    assert [item.path for item in split(features, seed=0)[1].items] == [item.path for item in held_out.items]
-    assert [item.path for item in split(features, seed=1)[1].items] != [item.path for item in held_out.items]
-
-
-def test_a_column_of_splits_is_kept_to() -> None:
-    features = toy_data(8, seed=15)[PHOTO]
-    named = regrouped(features, ["one"] * 8, ["train", "val", "test", ""] * 2)
-    train_on, held_out = split(named, seed=0)
-    assert train_on.items == tuple(named.items[i] for i in (0, 4))
-    assert held_out.items == tuple(named.items[i] for i in (1, 5))
-
-
-@pytest.mark.parametrize(
-    ("splits", "side"), [(["train"] * 3, "validation"), (["val"] * 3, "training"), (["test"] * 3, "validation"), ([""] * 3, "validation")]
-)
-def test_a_side_without_items_is_an_error(splits: list[str], side: str) -> None:
-    features = regrouped(toy_data(3, seed=16)[PHOTO], ["a", "b", "c"], splits)
-    with pytest.raises(LabelError, match=f"no photos are left for {side}"):
-        split(features, seed=0)
+# --- what cannot be ------------------------------------------------------------------------------------------------------
 
 
 def test_training_that_diverges_is_an_error(data: Mapping[MediaKind, LabelledFeatures]) -> None:
@@ -415,32 +290,161 @@ def test_one_window_is_enough_to_standardise() -> None:
     assert all(np.isfinite(projection.w1).all() for projection in trained.projections.values())
 
 
-def test_unlabelled_items_do_not_count_for_the_temperature() -> None:
-    rng = np.random.default_rng(0)
-    centres = unit(rng.standard_normal((len(EMOTIONS), 6)))
-    vectors, labels = unit(rng.standard_normal((90, 6))), rng.choice(EMOTIONS, 90)
-    with_unlabelled = np.concatenate([labels, [""] * 10]), np.concatenate([vectors, vectors[:10]])
-    expected = calibrated_temperature(vectors, labels, centres)
-    assert calibrated_temperature(with_unlabelled[1], with_unlabelled[0], centres) == expected
-    with pytest.raises(LabelError, match="no labelled validation item"):
-        calibrated_temperature(vectors, np.full(90, ""), centres)
+def test_an_unknown_loss_and_no_epoch(data: Mapping[MediaKind, LabelledFeatures]) -> None:
+    with pytest.raises(UsageError, match="there is no loss 'none'"):
+        run(replace(SMALL, loss="none"), data)
+    with pytest.raises(UsageError, match="one epoch"):
+        run(replace(SMALL, epochs=0), data)
+    with pytest.raises(UsageError, match="two numbers, not 6"):
+        run(replace(SMALL, loss="va-regression"), data)
 
 
-def test_a_space_is_trained_saved_and_tells_how(tmp_path: Path, data: Mapping[MediaKind, LabelledFeatures]) -> None:
-    infos = {PHOTO: encoder_info("clip-vit-b-16"), MUSIC: encoder_info("musicnn")}
-    val = toy_data(70, seed=5)
-    recipe = replace(SMALL, steps=40)
-    space, trained = training.train_space("toy", data, val, recipe, infos, about={"licence": "none"})
-    space.save(tmp_path / "toy")
-    read = EmotionSpace.load(tmp_path / "toy")
-    assert read.id == space.id
-    assert read.about["recipe"] == asdict(recipe)
-    assert read.about["best_epoch"] == trained.best_epoch
-    assert read.about["licence"] == "none"
-    assert read.about["items"] == {f"{kind}_{part}": len(on[kind]) for part, on in (("train", data), ("val", val)) for kind in MediaKind}
-    assert read.digests == {kind: info.digest for kind, info in infos.items()}
-    # Each emotion's prototype is nearest to more of that emotion's unseen items than to any other's.
-    photos = val[PHOTO]
-    nearest = np.argmax(read.project(PHOTO, photos.pooled()) @ read.prototypes.T, axis=1)
-    right = [EMOTIONS[i] == label for i, label in zip(nearest, photos.labels, strict=True) if label]
-    assert np.mean(right) > 0.7
+# --- every epoch on validation items -------------------------------------------------------------------------------------
+
+
+def test_every_epoch_is_measured_as_evaluate_does(data: Mapping[MediaKind, LabelledFeatures]) -> None:
+    val = toy_data(28, seed=2)
+    trained = run(replace(SMALL, best_epoch=False), data, val)
+    expected = {name: (direction.p_at_5, direction.mrr) for name, direction in evaluate(trained.projections, val).items()}
+    assert trained.history[-1].val == {name: pytest.approx(figures) for name, figures in expected.items()}
+    assert set(expected) == {"image->music", "music->image", "image->image", "music->music"}
+    assert trained.history[0].val != trained.history[-1].val
+    assert run(SMALL, data).history[-1].val == {}
+
+
+def test_validation_items_of_which_retrieval_says_nothing(data: Mapping[MediaKind, LabelledFeatures]) -> None:
+    """No photo is labelled as tender, so tender music is the answer to none."""
+    tender = toy_data(6, seed=2, words=["tender"])[MUSIC]
+    trained = run(SMALL, data, {PHOTO: toy_data(28, seed=2)[PHOTO], MUSIC: tender})
+    assert set(trained.history[-1].val) == {"image->image"}
+    assert math.isfinite(trained.history[-1].val_loss)
+
+
+def test_valence_and_arousal_are_learnt(data: Mapping[MediaKind, LabelledFeatures]) -> None:
+    trained, unseen = run(with_loss(replace(SMALL, steps=60), "va-regression"), data), toy_data(70, seed=7)
+    for kind, part in unseen.items():
+        targets = losses.directions(torch.from_numpy(part.emotion_sets(EMOTIONS))).numpy()
+        cosines = (trained.projections[kind](part.pooled()) * targets).sum(axis=1)
+        assert cosines.mean() > 0.9
+    assert set(trained.history[0].loss) == {"photo", "music"}
+
+
+# --- stopped and gone on with --------------------------------------------------------------------------------------------
+
+
+class Stop(Exception):
+    pass
+
+
+def interrupted(recipe: Recipe, data: Mapping[MediaKind, LabelledFeatures], checkpoint: Path, *, after: int, **options: object) -> None:
+    def stop(epoch: Epoch) -> None:
+        if epoch.number == after:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(data[PHOTO], data[MUSIC], recipe, on_epoch=stop, checkpoint=checkpoint, **options)  # type: ignore[arg-type]
+
+
+def gone_on(
+    recipe: Recipe, data: Mapping[MediaKind, LabelledFeatures], checkpoint: Path, val: Mapping[MediaKind, LabelledFeatures] | None = None
+) -> tuple[Trained, list[str], list[Epoch]]:
+    told: list[str] = []
+    epochs: list[Epoch] = []
+    trained = train(data[PHOTO], data[MUSIC], recipe, val, epochs.append, checkpoint=checkpoint, tell=told.append)
+    return trained, told, epochs
+
+
+FOUR = replace(EXTRAS, epochs=4, best_epoch=True, dropout=0.3)
+
+
+@pytest.mark.parametrize("after", [1, 3])
+def test_gone_on_with_it_is_as_if_never_stopped(after: int, tmp_path: Path, data: Mapping[MediaKind, LabelledFeatures]) -> None:
+    val, checkpoint = toy_data(28, seed=2), tmp_path / "space" / "state"
+    whole = run(FOUR, data, val)
+    interrupted(FOUR, data, checkpoint, after=after, val=val)
+    torch.rand(3)  # whatever the process that goes on has drawn before
+    trained, told, epochs = gone_on(FOUR, data, checkpoint, val)
+    assert same(trained, whole)
+    assert trained.history == whole.history == tuple(epochs)
+    assert trained.best_epoch == whole.best_epoch
+    assert told == [f"goes on after epoch {after} of 4, which was kept"]
+
+
+def test_stopped_within_an_epoch(tmp_path: Path, data: Mapping[MediaKind, LabelledFeatures], monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, calls, supcon = run(FOUR, data), 0, losses.LOSSES["supcon"]
+
+    def stopping(*args: object) -> dict[str, Tensor]:
+        nonlocal calls
+        calls += 1
+        if calls == 2 * FOUR.steps + 5:
+            raise KeyboardInterrupt
+        return supcon(*args)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setitem(losses.LOSSES, "supcon", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            gone_on(FOUR, data, tmp_path / "state")
+    trained, told, _ = gone_on(FOUR, data, tmp_path / "state")
+    assert same(trained, whole)
+    assert "after epoch 2 " in told[0]
+
+
+def test_the_best_epoch_may_be_one_before_the_stop(tmp_path: Path) -> None:
+    """Labels that mean nothing: validation gets worse, so that the best epoch lies behind."""
+    rng = np.random.default_rng(3)
+    data, val = (
+        {kind: labelled(kind, rng.choice(EMOTIONS, 40).tolist(), list(rng.standard_normal((40, 1, d)))) for kind, d in DIMS.items()}
+        for _ in range(2)
+    )
+    recipe = replace(SMALL, epochs=6, learning_rate=3e-2, dropout=0.0)
+    whole = run(recipe, data, val)
+    assert whole.best_epoch < 5
+    interrupted(recipe, data, tmp_path / "state", after=5, val=val)
+    trained, _, _ = gone_on(recipe, data, tmp_path / "state", val)
+    assert same(trained, whole)
+    assert trained.best_epoch == whole.best_epoch
+
+
+def test_a_training_that_is_done_is_not_done_again(tmp_path: Path, data: Mapping[MediaKind, LabelledFeatures]) -> None:
+    val = toy_data(28, seed=2)
+    first, told, _ = gone_on(SMALL, data, tmp_path / "state", val)
+    assert told == []
+    again, told, epochs = gone_on(SMALL, data, tmp_path / "state", val)
+    assert told == ["goes on after epoch 3 of 3, which was kept"]
+    assert same(again, first)
+    assert tuple(epochs) == first.history
+
+
+def other_label(data: Mapping[MediaKind, LabelledFeatures]) -> dict[MediaKind, LabelledFeatures]:
+    first, *others = data[MUSIC].items
+    other = replace(first, emotion="angry", emotions=frozenset(("angry",)))
+    assert other != first
+    return {PHOTO: data[PHOTO], MUSIC: replace(data[MUSIC], items=(other, *others))}
+
+
+def other_feature(data: Mapping[MediaKind, LabelledFeatures]) -> dict[MediaKind, LabelledFeatures]:
+    windows = data[PHOTO].windows.copy()
+    windows[-1, -1] = np.nextafter(windows[-1, -1], np.float32(99))
+    return {PHOTO: replace(data[PHOTO], windows=windows), MUSIC: data[MUSIC]}
+
+
+@pytest.mark.parametrize("what", ["recipe", "label", "feature", "validation"])
+def test_another_training_begins_anew(what: str, tmp_path: Path, data: Mapping[MediaKind, LabelledFeatures]) -> None:
+    checkpoint, val = tmp_path / "state", toy_data(28, seed=2)
+    interrupted(SMALL, data, checkpoint, after=2, val=val)
+    recipe = replace(SMALL, epochs=4) if what == "recipe" else SMALL
+    changed = {"label": other_label, "feature": other_feature}.get(what, lambda data: data)(data)
+    val = toy_data(28, seed=3) if what == "validation" else val
+    trained, told, _ = gone_on(recipe, changed, checkpoint, val)
+    assert told == [f"{tmp_path} holds an unfinished training with another recipe, other labels or other features: this one begins anew"]
+    assert same(trained, run(recipe, changed, val))
+    assert gone_on(recipe, changed, checkpoint, val)[1][0].startswith("goes on after epoch")  # it is this one's now
+
+
+def test_a_damaged_state_is_no_state(tmp_path: Path, data: Mapping[MediaKind, LabelledFeatures]) -> None:
+    interrupted(SMALL, data, tmp_path / "state", after=2)
+    whole = (tmp_path / "state").read_bytes()
+    (tmp_path / "state").write_bytes(whole[: len(whole) // 2])
+    trained, told, _ = gone_on(SMALL, data, tmp_path / "state")
+    assert len(told) == 1 and told[0].startswith(f"{tmp_path / 'state'} cannot be read: ") and told[0].endswith(": training begins anew")
+    assert same(trained, run(SMALL, data))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,30 +20,46 @@ def evaluate(
     music: MusicOption = "",
     space: SpaceOption = "",
     split: Annotated[str, typer.Option(metavar="NAME", help="Only rows of this split.")] = "",
-    level: Annotated[str, typer.Option(metavar="clip|track", help="A piece of music is each 10-second window, or its mean.")] = "clip",
+    seed: Annotated[int, typer.Option(help="Draws the splits of labels that name none, as `emoclim train --seed` does.")] = 0,
+    level: Annotated[
+        str,
+        typer.Option(
+            metavar="clip|track|sliding", help="A piece of music is each 10-second window, their mean, or a sliding window's mean."
+        ),
+    ] = "clip",
+    confusion: Annotated[bool, typer.Option("--confusion", help="Show which emotions are taken for which.")] = False,
+    plot: Annotated[str, typer.Option(metavar="FILE", help="Draw the space and the confusions: .png, .svg or .pdf.")] = "",
     device: DeviceOption = "auto",
     offline: OfflineOption = False,
     library: LibraryOption = "",
     json: JsonOption = False,
 ) -> None:
     """Retrieval between labelled photos and music: P@1, P@5 and MRR in all four directions, macro-averaged over six emotions."""
-    from emoclim_cli import evaluation
+    from emoclim_cli import evaluation, plots
     from emoclim_cli.encoders import build, encoder_info
 
-    if level not in evaluation.LEVELS:
-        raise UsageError(f"--level {level}: unknown", f"one of: {', '.join(evaluation.LEVELS)}")
+    if level not in (*evaluation.LEVELS, evaluation.SLIDING):
+        raise UsageError(f"--level {level}: unknown", f"one of: {', '.join((*evaluation.LEVELS, evaluation.SLIDING))}")
     if not photos and not music:
         raise UsageError("nothing to evaluate on", "emoclim evaluate --photos images.csv --music music.csv")
+    if plot:
+        plots.check(Path(plot))
     loaded = places.load_space(space, places.known_library(library))
     features = {}
     for kind, source in ((MediaKind.PHOTO, photos), (MediaKind.MUSIC, music)):
         if source:
             info = encoder_info(loaded.encoders[kind])
+            loaded.check_features(kind, info.digest)
             places.fetch(info.weights, places.is_offline(offline))
-            features[kind] = features_of(source, split, build(info.name, places.weights_cache(), device))
+            slides = kind is MediaKind.MUSIC and level == evaluation.SLIDING
+            encoder = build(info.name, places.weights_cache(), device, overlap=evaluation.SLIDING_OVERLAP if slides else 0.0)
+            features[kind] = features_of(source, split, encoder, seed=seed)
     report = evaluation.evaluate(loaded.projections, features, level)
+    if plot:
+        plots.draw(Path(plot), loaded, evaluation.sides_of(loaded.projections, features, level), report, level, seed=seed)
+        console.note(f"drawn: {plot}")
     if json:
         directions = {name: direction.as_json() for name, direction in report.items()}
-        console.print_json({"space": loaded.name, "level": level, "split": split, "directions": directions})
+        console.print_json({"space": loaded.name, "level": level, "split": split, "directions": directions, "plot": plot})
         return
-    console.show_report(report, level)
+    console.show_report(report, level, confusion=confusion or console.verbose)

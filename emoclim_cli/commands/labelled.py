@@ -2,23 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from emoclim_cli import console
 from emoclim_cli.commands import places
+from emoclim_cli.errors import LabelError
+from emoclim_cli.media import printable
 
 if TYPE_CHECKING:
     from emoclim_cli.datasets import LabelledFeatures
     from emoclim_cli.encoders import Encoder
+    from emoclim_cli.labels import LabelledItem
 
 
-def features_of(source: str, split: str, encoder: Encoder, *, quadrants: bool = False) -> LabelledFeatures:
-    """Features of the labelled files; those known by quadrant only where they are of use."""
+def labelled_items(source: str, seed: int) -> list[LabelledItem]:
+    """The labelled files of `source` with a split each: its own, or drawn by `seed`. What is left out is shown."""
+    from emoclim_cli.labels import assign_splits, read_labels
+
+    left_out: list[tuple[str, str]] = []
+    items = read_labels(source, note=console.note)
+    items = assign_splits(items, seed, source, console.warn, lambda path, reason: left_out.append((path, reason)))
+    shown = left_out if console.verbose else left_out[: console.ERRORS_SHOWN]
+    for path, reason in shown:
+        console.warn(f"{printable(path)} is left out: {reason}")
+    if len(left_out) > len(shown):
+        console.warn(f"{len(left_out) - len(shown):,} more for that reason; all of them: emoclim -v")
+    return items
+
+
+def features_of(source: str, split: str, encoder: Encoder, *, quadrants: bool = False, seed: int = 0) -> LabelledFeatures:
+    """Features of the labelled files of a split, or of all; those whose emotion is known in part only where they are of use.
+
+    Where no file has a split of its own, train, val and test are those that `labelled_items` draws by `seed`.
+    """
+    from emoclim_cli.labels import SPLITS, of_split, read_labels
+
+    items = of_split(labelled_items(source, seed), split, source) if split in SPLITS else read_labels(source, split, console.note)
+    chosen = [item for item in items if item.emotion or quadrants]
+    if not chosen:
+        raise LabelError(f"{source}: no file has an emotion of its own, only a quadrant, awe or disgust")
+    return features_of_items(chosen, encoder)
+
+
+def features_of_items(items: Sequence[LabelledItem], encoder: Encoder) -> LabelledFeatures:
     from emoclim_cli.datasets import labelled_features
     from emoclim_cli.encoders.devices import cores
-    from emoclim_cli.labels import read_labels
 
-    items = [item for item in read_labels(source, split) if item.emotion or quadrants]
     with console.progress(f"features of {encoder.info.kind.plural}", len(items)) as advance:
         return labelled_features(
             items,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,13 +12,16 @@ import typer
 
 from emoclim_cli import console
 from emoclim_cli.commands import places
-from emoclim_cli.commands.labelled import features_of
+from emoclim_cli.commands.labelled import features_of_items, labelled_items
 from emoclim_cli.commands.options import DeviceOption, JsonOption, LibraryOption, MusicOption, OfflineOption, PhotosOption
-from emoclim_cli.errors import UsageError
+from emoclim_cli.errors import LabelError, UsageError
 from emoclim_cli.media import MediaKind
+from emoclim_cli.recipes import RECIPES, Recipe, with_loss
 
 if TYPE_CHECKING:
     from emoclim_cli.datasets import LabelledFeatures
+    from emoclim_cli.encoders import EncoderInfo
+    from emoclim_cli.training import Epoch
 
 
 def _check_writable(folder: str) -> None:
@@ -28,6 +33,34 @@ def _check_writable(folder: str) -> None:
         raise UsageError(f"{folder} cannot be written: {there} is no folder that may be written to", "name another with -o")
 
 
+def _recipe(name: str, loss: str, epochs: int, seed: int) -> Recipe:
+    """Raises UsageError where there is no such recipe or loss."""
+    from dataclasses import replace
+
+    from emoclim_cli.losses import loss_named
+
+    if name not in RECIPES:
+        raise UsageError(f"--recipe {name}: unknown", f"one of: {', '.join(RECIPES)}")
+    recipe = with_loss(RECIPES[name], loss) if loss else RECIPES[name]
+    loss_named(recipe.loss)
+    return replace(recipe, seed=seed, epochs=epochs or recipe.epochs)
+
+
+def _features(source: str, recipe: Recipe, info: EncoderInfo, device: str, offline: bool) -> LabelledFeatures:
+    """Of every file that is in a split and of use to the recipe."""
+    from emoclim_cli.encoders import build
+
+    places.fetch(info.weights, places.is_offline(offline))
+    items = [item for item in labelled_items(source, recipe.seed) if item.split and (item.emotion or recipe.quadrants)]
+    if not items:
+        raise LabelError(f"{source}: no {info.kind.plural} with an emotion are in a split", "the column split says train, val or test")
+    return features_of_items(items, build(info.name, places.weights_cache(), device))
+
+
+def _same_command() -> str:
+    return shlex.join(["emoclim", *(word for word in sys.argv[1:] if word != "--restart")])
+
+
 def train(
     photos: PhotosOption,
     music: MusicOption,
@@ -35,44 +68,63 @@ def train(
     photo_encoder: Annotated[str, typer.Option(metavar="NAME")] = "clip-vit-b-16",
     music_encoder: Annotated[str, typer.Option(metavar="NAME")] = "musicnn",
     recipe: Annotated[
-        str, typer.Option(metavar="paper|shipped|quadrants", help="Settings; quadrants: shipped, and pieces without an emotion.")
+        str, typer.Option(metavar="paper|shipped|quadrants", help="Settings; quadrants: shipped, and items whose emotion is known in part.")
     ] = "shipped",
+    loss: Annotated[
+        str, typer.Option(metavar="NAME", help="supcon, va-regression, triplet, triplet-similarity, emoclim; else the recipe's.")
+    ] = "",
     epochs: Annotated[int, typer.Option(min=0, help="0: the recipe's.")] = 0,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    restart: Annotated[bool, typer.Option("--restart", help="Begin anew where the same training was interrupted.")] = False,
     device: DeviceOption = "auto",
     offline: OfflineOption = False,
     library: LibraryOption = "",  # noqa: ARG001
     json: JsonOption = False,
 ) -> None:
-    """Trains a space on labelled photos and music. Rows with split `val` are held out to measure it; without any, a tenth of the groups."""
-    from dataclasses import replace
+    """Trains a space on labelled photos and music, and measures it on the split val, and on test if there is one.
 
-    from emoclim_cli import evaluation, training
-    from emoclim_cli.encoders import build, encoder_info
+    Where no row names a split, 80/10/10 are drawn. Stopped with Ctrl-C, the same command goes on where it was.
+    """
+    from emoclim_cli import checkpoints, modelcards, spaces
+    from emoclim_cli.encoders import encoder_info
 
-    if recipe not in training.RECIPES:
-        raise UsageError(f"--recipe {recipe}: unknown", f"one of: {', '.join(training.RECIPES)}")
+    chosen = _recipe(recipe, loss, epochs, seed)
     infos = {info.kind: info for info in map(encoder_info, (photo_encoder, music_encoder))}
     if set(infos) != set(MediaKind):
         raise UsageError("--photo-encoder and --music-encoder are of one kind", "emoclim spaces show tells a pair that fits")
     _check_writable(output)
-    changed = training.with_changes(training.RECIPES[recipe], seed=seed, epochs=epochs or None)
-    parts: dict[str, dict[MediaKind, LabelledFeatures]] = {"train": {}, "val": {}}
-    for kind, source in ((MediaKind.PHOTO, photos), (MediaKind.MUSIC, music)):
-        places.fetch(infos[kind].weights, places.is_offline(offline))
-        encoder = build(infos[kind].name, places.weights_cache(), device)
-        parts["train"][kind], parts["val"][kind] = training.split(features_of(source, "", encoder, quadrants=changed.quadrants), seed)
-    with console.progress("training", changed.epochs) as advance:
-        name = os.path.basename(os.path.abspath(output))
-        space, trained = training.train_space(name, parts["train"], parts["val"], changed, infos, lambda epoch: advance(epoch.number))
-    metrics = {level: evaluation.evaluate(space.projections, parts["val"], level) for level in evaluation.LEVELS}
-    figures = {level: {name: direction.as_json() for name, direction in report.items()} for level, report in metrics.items()}
-    space = replace(space, about={**space.about, "metrics": figures})
-    space.save(Path(output))
+    sources = {MediaKind.PHOTO: photos, MediaKind.MUSIC: music}
+    features = {kind: _features(source, chosen, infos[kind], device, offline) for kind, source in sources.items()}
+    parts = spaces.by_split(features)
+    checkpoint = Path(output) / checkpoints.NAME
+    if restart:
+        checkpoints.remove(checkpoint)
+    done = 0
+    try:
+        with console.training_table(chosen.epochs) as show:
+
+            def on_epoch(epoch: Epoch) -> None:
+                nonlocal done
+                done = epoch.number
+                show(epoch)
+
+            space, trained = spaces.train_space(
+                os.path.basename(os.path.abspath(output)),
+                parts,
+                chosen,
+                infos,
+                on_epoch,
+                about={"labels": {kind.plural: os.path.basename(os.path.abspath(source)) for kind, source in sources.items()}},
+                checkpoint=checkpoint,
+                tell=console.note,
+            )
+        space.save(Path(output), modelcards.render(space))
+    except KeyboardInterrupt:
+        console.note(f"kept in {output}: {done} of {console.counted(chosen.epochs, 'epoch')}; go on with: {_same_command()}")
+        raise
+    checkpoints.remove(checkpoint)
     if json:
-        console.print_json(
-            {"space": str(output), "epochs": changed.epochs, "best_epoch": trained.best_epoch, "val": space.about["metrics"]}
-        )
+        console.print_json({"space": str(output), "epochs": chosen.epochs, "best_epoch": trained.best_epoch, "val": space.about["metrics"]})
         return
-    console.note(f"wrote {output}: epoch {trained.best_epoch} of {changed.epochs}")
+    console.note(f"wrote {output}: epoch {trained.best_epoch} of {chosen.epochs}")
     console.show_space(space)

@@ -8,7 +8,7 @@ Shape letters: n items, w windows of one item, d feature dim.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from importlib import import_module
 from pathlib import Path
@@ -31,11 +31,14 @@ class EncoderInfo:
     licence: str
     module: str
     """Module of this package whose `build(info, paths, device)` makes the encoder."""
+    overlap: float = 0.0
+    """Of a track's windows: how much of itself each shares with the next. 0 is what libraries and spaces are made with."""
 
     @property
     def digest(self) -> str:
         """Names the features: the same digest, the same numbers for the same file."""
-        return blake2b("/".join([self.name, *map(digest_of, self.weights)]).encode(), digest_size=8).hexdigest()
+        parts = [self.name, *map(digest_of, self.weights), *([f"overlap {self.overlap}"] if self.overlap else [])]
+        return blake2b("/".join(parts).encode(), digest_size=8).hexdigest()
 
 
 class Encoder(Protocol):
@@ -71,9 +74,12 @@ def encoder_info(name: str) -> EncoderInfo:
         raise ModelError(f"there is no encoder {name!r}", f"one of: {', '.join(ENCODERS)}") from None
 
 
-def build(name: str, cache: Path, device: str = "auto") -> Encoder:
-    """Loads the network. Raises MissingWeights where they are not in `cache`, ModelError where they are damaged."""
-    info = encoder_info(name)
+def build(name: str, cache: Path, device: str = "auto", *, overlap: float = 0.0) -> Encoder:
+    """Loads the network; `overlap` is that of a music encoder's windows.
+
+    Raises MissingWeights where its weights are not in `cache`, ModelError where they are damaged.
+    """
+    info = replace(encoder_info(name), overlap=overlap)
     paths = [path_of(weights, cache) for weights in info.weights]
     encoder: Encoder = import_module(f"{__name__}.{info.module}").build(info, paths, device)
     return encoder

@@ -20,6 +20,8 @@ SAMPLE_RATE_HZ = 16_000
 WINDOW_S = 10.0
 MAX_WINDOWS = 6
 """A minute of a track, spread over its length."""
+MAX_OVERLAPPING_WINDOWS = 240
+"""Ten minutes of a track at an overlap of 75 %; of a longer one as many, spread over its length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,9 @@ class MusicEncoder:
             raise ModelError(f"the weights of {info.name} cannot be loaded: {error}", "emoclim models verify") from error
 
     def load(self, path: str) -> AudioWindows:
-        return read_windows(path, sample_rate_hz=SAMPLE_RATE_HZ, window_s=WINDOW_S, max_windows=MAX_WINDOWS)
+        overlap = self.info.overlap
+        most = MAX_OVERLAPPING_WINDOWS if overlap else MAX_WINDOWS
+        return read_windows(path, sample_rate_hz=SAMPLE_RATE_HZ, window_s=WINDOW_S, max_windows=most, overlap=overlap)
 
     def encode(self, samples: Sequence[AudioWindows]) -> np.ndarray:
         """(n, d): the mean over each track's windows."""

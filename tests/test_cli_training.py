@@ -1,0 +1,179 @@
+"""`emoclim train` as a user runs it: real photos and sounds, the real networks."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from media_makers import make_photo, make_tone
+from PIL import Image
+from test_cli import Done, Terminal, User, fingerprints
+
+from emoclim_cli.emotions import EMOTIONS
+from emoclim_cli.evaluation import DIRECTIONS, LEVELS
+from emoclim_cli.projections import EmotionSpace
+
+EACH = 6
+RATE_HZ = 16_000
+FILES = {"README.md", "space.json", "weights.safetensors"}
+
+
+def a_picture(emotion: int, seed: int) -> Image.Image:
+    """A colour for each emotion, and some noise."""
+    random = np.random.default_rng(seed)
+    colour = np.random.default_rng(emotion).integers(0, 256, 3)
+    return Image.fromarray(np.clip(colour + random.normal(0, 30, (48, 64, 3)), 0, 255).astype(np.uint8))
+
+
+def a_sound(emotion: int, seed: int) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    t = np.arange(2 * RATE_HZ) / RATE_HZ
+    samples = 0.3 * np.sin(2 * np.pi * 110 * 1.5**emotion * t * random.uniform(0.98, 1.02)) + 0.02 * random.standard_normal(len(t))
+    return samples[None].astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def somebody(weights_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> User:
+    """A user with some photos and sounds of each emotion: folders of photos, a CSV of music. Nobody may change them."""
+    home = tmp_path_factory.mktemp("trainer")
+    (home / "cache").mkdir()
+    (home / "cache" / "weights").symlink_to(weights_cache, target_is_directory=True)
+    media = home / "media"
+    (media / "music").mkdir(parents=True)
+    with open(media / "music.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "emotion", "split"])
+        for number, emotion in enumerate(EMOTIONS):
+            (media / "photos" / emotion).mkdir(parents=True)
+            for i in range(EACH):
+                make_photo(media / "photos" / emotion / f"{i}.png", a_picture(number, 100 * number + i))
+                make_tone(media / "music" / f"{emotion}{i}.wav", samples=a_sound(number, 100 * number + i), rate_hz=RATE_HZ)
+                writer.writerow([f"music/{emotion}{i}.wav", emotion, ("train", "train", "train", "train", "val", "test")[i]])
+    return User(home, media, {"EMOCLIM_CACHE": str(home / "cache")})
+
+
+def labels(user: User) -> list[str | Path]:
+    return ["--photos", user.media / "photos", "--music", user.media / "music.csv"]
+
+
+def described(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "space.json").read_text(encoding="utf-8")))
+
+
+@pytest.fixture(scope="module")
+def first(somebody: User) -> Done:
+    return somebody.run("train", *labels(somebody), "-o", "first", "--epochs", "4", "--json")
+
+
+def test_the_answer_as_json(somebody: User, first: Done) -> None:
+    assert first.code == 0, first.err
+    said = first.json
+    assert set(said) == {"space", "epochs", "best_epoch", "val"}
+    assert (said["space"], said["epochs"], said["best_epoch"]) == ("first", 4, 4)
+    assert set(said["val"]) == set(LEVELS)
+    assert all(set(directions) == set(DIRECTIONS) for directions in said["val"].values())
+    assert said["val"]["clip"]["image->music"]["n"] == 6  # no photo is tender in the paper's eyes
+
+
+def test_every_epoch_is_a_line(first: Done) -> None:
+    lines = first.err.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [f"epoch {number}/4" for number in (1, 2, 3, 4)]
+    assert all("val loss" in line and "music->music" in line for line in lines)
+
+
+def test_the_space_describes_itself(somebody: User, first: Done) -> None:
+    folder = somebody.home / "first"
+    assert {path.name for path in folder.iterdir()} == FILES
+    space = EmotionSpace.load(folder)
+    assert space.about["metrics"] == first.json["val"]
+    assert set(space.about["test_metrics"]) == set(LEVELS)
+    assert space.about["labels"] == {"photos": "photos", "music": "music.csv"}
+    assert space.about["counts"]["music"]["by_emotion"] == {emotion: {"train": 4, "val": 1, "test": 1} for emotion in EMOTIONS}
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("# first\n")
+    assert "### test, clip level" in card
+    assert str(somebody.home) not in card + (folder / "space.json").read_text()
+
+
+def test_the_same_command_makes_the_same_space(somebody: User, first: Done) -> None:
+    somebody.json("train", *labels(somebody), "-o", "second", "--epochs", "4")
+    assert described(somebody.home / "second")["id"] == described(somebody.home / "first")["id"]
+
+
+def test_another_loss(somebody: User) -> None:
+    done = somebody.run("train", *labels(somebody), "-o", "plane", "--epochs", "1", "--loss", "va-regression", "--recipe", "paper")
+    assert done.code == 0, done.err
+    assert "epoch 1/1: photo " in done.err
+    found = described(somebody.home / "plane")
+    assert (found["dim"], found["recipe"]["loss"], found["recipe"]["learning_rate"]) == (2, "va-regression", 1e-4)
+    assert somebody.run("evaluate", *labels(somebody), "--space", "./plane").code == 0
+
+
+def test_stopped_and_gone_on_with(somebody: User, first: Done) -> None:
+    """What was in the folder stays until all is done."""
+    folder = somebody.home / "stopped"
+    somebody.json("train", *labels(somebody), "-o", "stopped", "--epochs", "1", "--seed", "7")
+    before = fingerprints(folder)
+    screen = Terminal.start(somebody, "train", *labels(somebody), "-o", "stopped", "--epochs", "4", "--restart")
+    screen.read_until(rb" 1/4 ")
+    screen.type(b"\x03")
+    assert screen.finish() == 130
+    said = screen.text.splitlines()
+    assert said[-1] == "interrupted"
+    told = next(line for line in said if line.startswith("kept in stopped: "))
+    assert " of 4 epochs; go on with: emoclim train " in told
+    assert before.items() <= fingerprints(folder).items()
+    assert {path.name for path in folder.iterdir()} == FILES | {".checkpoint.safetensors"}
+
+    again = shlex.split("".join(said[said.index(told) : -1]).partition("go on with: ")[2])
+    assert "--restart" not in again
+    done = somebody.run(*again[1:])
+    assert done.code == 0, done.err
+    assert "goes on after epoch " in done.err
+    assert {path.name for path in folder.iterdir()} == FILES
+    assert described(folder)["id"] == described(somebody.home / "first")["id"]
+
+
+def test_a_state_of_another_training_is_told_or_ignored(somebody: User) -> None:
+    (somebody.home / "other").mkdir()
+    for extra, told in (([], "cannot be read"), (["--restart"], "")):
+        (somebody.home / "other" / ".checkpoint.safetensors").write_bytes(b"of an older emoclim")
+        done = somebody.run("train", *labels(somebody), "-o", "other", "--epochs", "1", *extra)
+        assert done.code == 0, done.err
+        assert ("begins anew" in done.err) == bool(told)
+        assert told in done.err
+        assert {path.name for path in (somebody.home / "other").iterdir()} == FILES
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        (["--loss", "infonce"], 2, "one of: supcon, va-regression, triplet, triplet-similarity, emoclim"),
+        (["--recipe", "mine"], 2, "one of: paper, shipped, quadrants"),
+        (["--music-encoder", "clip-vit-b-16"], 2, "are of one kind"),
+        (["--music-encoder", "mine"], 1, "there is no encoder 'mine'"),
+        (["-o", "media/music.csv"], 2, "media/music.csv cannot be written"),
+    ],
+    ids=["loss", "recipe", "kinds", "encoder", "output"],
+)
+def test_options_that_make_no_sense(somebody: User, args: list[str], code: int, said: str) -> None:
+    done = somebody.run("train", *labels(somebody), "-o", "nothing", *args)
+    assert (done.code, done.out) == (code, b"")
+    assert said in done.err
+    assert "Traceback" not in done.err
+    assert not (somebody.home / "nothing").exists()
+
+
+def test_an_empty_split_says_what_to_do_and_writes_nothing(somebody: User) -> None:
+    text = (somebody.media / "music.csv").read_text(encoding="utf-8")
+    (somebody.media / "no-val.csv").write_text(text.replace(",val", ",train"), encoding="utf-8")
+    done = somebody.run("train", "--photos", somebody.media / "photos", "--music", somebody.media / "no-val.csv", "-o", "nothing")
+    assert (done.code, done.out) == (1, b"")
+    assert "no music are in the split val" in done.err
+    assert "name train and val in the column split" in done.err
+    assert not (somebody.home / "nothing").exists()
