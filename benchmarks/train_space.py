@@ -1,136 +1,102 @@
-"""Trains the shipped space and writes its model card: python benchmarks/train_space.py --photos images.csv --music music.csv models/emoclim-1
+"""Trains the shipped space and writes its model card:
 
-Only recordings with an emotion are used, no piece known by its quadrant alone. Whatever is chosen (music encoder, recipe) is chosen by cross-validation inside the
-training split, songs never across folds; the validation split is only reported on.
+python benchmarks/train_space.py --photos images.csv --music music.csv --teacher mood_centroids.csv --rendered DIR models/emoclim-1
+
+`--rendered` is a folder with a WAV for each MIDI file of the labels, by the same relative name. Whatever is chosen (music encoder, recipe) is chosen by
+cross-validation inside the training split, songs never across folds; the validation split is only reported on.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import platformdirs
+from experiments import PHOTO_ENCODER, SHOWN, Figures, Task, features_of, over_folds, over_seeds, run, table
 
-from emoclim_cli import evaluation, modelcards, spaces, training
-from emoclim_cli.datasets import LabelledFeatures, labelled_features
-from emoclim_cli.encoders import build, encoder_info
+from emoclim_cli import evaluation, modelcards, spaces
+from emoclim_cli.datasets import LabelledFeatures, read_features
+from emoclim_cli.encoders import encoder_info
 from emoclim_cli.labels import LabelledItem, assign_splits, read_labels
 from emoclim_cli.media import MediaKind
-from emoclim_cli.recipes import RECIPES, Recipe
-from emoclim_cli.weights import fetch
+from emoclim_cli.recipes import RECIPES, with_loss
 
-CACHE = Path(os.environ.get("EMOCLIM_CACHE") or platformdirs.user_cache_dir("emoclim", appauthor=False))
-PHOTO_ENCODER = "clip-vit-b-16"
 MUSIC_ENCODERS = ("musicnn", "vibenet", "musicnn+vibenet")
-FOLDS = 4
-SEEDS = range(5)
-SHOWN = (("image->music", "clip"), ("image->music", "track"), ("music->image", "clip"), ("image->image", "clip"), ("music->music", "clip"))
-
-Features = Mapping[MediaKind, LabelledFeatures]
-Figures = dict[tuple[str, str], tuple[float, float]]
+SEEDS = 5
 
 
-def features_of(items: list[LabelledItem], encoder_name: str) -> LabelledFeatures:
-    for name in encoder_info(encoder_name).weights:
-        fetch(name, CACHE / "weights")
-
-    def progress(done: int, total: int) -> None:
-        print(f"\r{encoder_name}: {done}/{total}", end="" if done < total else "\n", flush=True)
-
-    return labelled_features(items, build(encoder_name, CACHE / "weights"), CACHE / "features", progress=progress, unusable=print)
-
-
-def figures(projections: Mapping[MediaKind, object], on: Features) -> Figures:
-    """(direction, level) -> P@5, MRR."""
-    reports = {level: evaluation.evaluate(projections, on, level) for level in evaluation.LEVELS}
-    return {(name, level): (reports[level][name].p_at_5, reports[level][name].mrr) for name, level in SHOWN}
-
-
-def folds_of(features: LabelledFeatures, seed: int) -> np.ndarray:
-    """(n,) fold of each item: whole groups, each emotion spread evenly."""
-    rng = np.random.default_rng(seed)
-    label_of = {item.group: item.emotion for item in features.items}
-    fold_of: dict[str, int] = {}
-    for label in sorted(set(label_of.values())):
-        groups = rng.permutation(sorted(group for group, of in label_of.items() if of == label))
-        fold_of.update({str(group): i % FOLDS for i, group in enumerate(groups)})
-    return np.array([fold_of[item.group] for item in features.items])
-
-
-def cross_validated(photos: LabelledFeatures, music: LabelledFeatures, recipe: Recipe) -> list[Figures]:
-    """Figures on each held-out fold."""
-    music_fold, photo_fold = folds_of(music, 0), folds_of(photos, 0)
-    rows = []
-    for fold in range(FOLDS):
-        trained = training.train(photos.take(photo_fold != fold), music.take(music_fold != fold), replace(recipe, seed=fold))
-        rows.append(
-            figures(
-                trained.projections, {MediaKind.PHOTO: photos.take(photo_fold == fold), MediaKind.MUSIC: music.take(music_fold == fold)}
-            )
-        )
-    return rows
-
-
-def table(rows: Iterable[tuple[str, list[Figures]]], first: str) -> str:
-    """Markdown: P@5 / MRR, mean and standard deviation over runs."""
-    cells = []
-    for name, runs in rows:
-        values = {key: np.array([run[key] for run in runs]) for key in SHOWN}
-        spread = {key: (of.mean(axis=0), of.std(axis=0)) for key, of in values.items()}
-        cells.append((name, *(f"{mean[0]:.3f} ± {std[0]:.3f} / {mean[1]:.3f} ± {std[1]:.3f}" for mean, std in spread.values())))
-    return modelcards.table((first, *(f"{name} ({level})" for name, level in SHOWN)), cells)
+def labelled(source: str, rendered: Path | None) -> list[LabelledItem]:
+    """With rendered audio in the place of MIDI files, which are left out where there is none."""
+    base, items = os.path.dirname(os.path.abspath(source)), []
+    for item in assign_splits(read_labels(source), 0, source, print):
+        if item.path.endswith(".mid"):
+            wav = rendered / Path(os.path.relpath(item.path, base)).with_suffix(".wav") if rendered else None
+            if wav and wav.is_file():
+                items.append(replace(item, path=str(wav)))
+        else:
+            items.append(item)
+    return items
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--photos", required=True)
     parser.add_argument("--music", required=True)
+    parser.add_argument("--teacher", required=True)
+    parser.add_argument("--rendered", type=Path)
     parser.add_argument("output", type=Path)
     options = parser.parse_args()
 
     shipped, paper = RECIPES["shipped"], RECIPES["paper"]
-    sources = {MediaKind.PHOTO: options.photos, MediaKind.MUSIC: options.music}
-    items = {
-        kind: [item for item in assign_splits(read_labels(source), 0, source, print) if item.emotion] for kind, source in sources.items()
-    }
-    photos = features_of(items[MediaKind.PHOTO], PHOTO_ENCODER)
-    learnt_from = photos.take(np.array([item.split == "train" for item in photos.items]))
-    recordings = [item for item in items[MediaKind.MUSIC] if item.split == "train"]
-    by_encoder = []
+    pieces = labelled(options.music, options.rendered)
+    recordings = [item for item in pieces if item.emotion]
+    features: dict[str, LabelledFeatures] = {"photos": features_of([i for i in read_labels(options.photos) if i.emotion], PHOTO_ENCODER)}
+    features |= {name: features_of(recordings, name) for name in MUSIC_ENCODERS}
+
+    def chosen_encoder(runs: Mapping[str, list[Figures]]) -> str:
+        return max(runs, key=lambda name: np.mean([figures[key][0] for figures in runs[name] for key in SHOWN[:3]]))
+
+    by_encoder = {}
     for name in MUSIC_ENCODERS:
-        runs = cross_validated(learnt_from, features_of(recordings, name), shipped)
-        by_encoder.append((name, runs))
-        print(table(by_encoder[-1:], "music encoder"), flush=True)
-    chosen = max(by_encoder, key=lambda row: np.mean([run[key][0] for run in row[1] for key in SHOWN[:3]]))[0]
+        by_encoder |= run({"photos": features["photos"], "music": features[name]}, {name: over_folds(Task(shipped, "photos", "music"))})
+        print(table(by_encoder.items(), "music encoder"), flush=True)
+    encoder = chosen_encoder(by_encoder)
 
-    parts = spaces.by_split({MediaKind.PHOTO: photos, MediaKind.MUSIC: features_of(items[MediaKind.MUSIC], chosen)})
-    train_on, val = parts["train"], parts["val"]
-    by_recipe = []
-    for name, recipe in (("paper", paper), ("shipped, unbalanced", replace(shipped, balanced=False)), ("shipped", shipped)):
-        by_recipe.append((name, cross_validated(train_on[MediaKind.PHOTO], train_on[MediaKind.MUSIC], recipe)))
-        print(table(by_recipe[-1:], "recipe"), flush=True)
-
-    on_val = []
-    for name, recipe in (("paper", paper), ("shipped", shipped)):
-        runs = [
-            training.train(train_on[MediaKind.PHOTO], train_on[MediaKind.MUSIC], replace(recipe, seed=seed)).projections for seed in SEEDS
-        ]
-        on_val.append((name, [figures(projections, val) for projections in runs]))
-    infos = {info.kind: info for info in map(encoder_info, (PHOTO_ENCODER, chosen))}
-    labels = {kind.plural: os.path.basename(source) for kind, source in sources.items()}
-    about = {"licence": LICENCE, "data": DATA, "labels": labels}
-    space, _ = spaces.train_space(options.output.name, parts, shipped, infos, about=about)
-    tables = {
-        "encoder_table": table(by_encoder, "music encoder"),
-        "recipe_table": table(by_recipe, "recipe"),
-        "val_table": table(on_val, "recipe"),
+    held = {
+        "photos": features["photos"],
+        "music": features[encoder],
+        "quadrants": features_of(pieces, encoder),
+        "overlapping": features_of(recordings, encoder, overlap=evaluation.SLIDING_OVERLAP),
+        "teacher": read_features(options.teacher, MediaKind.MUSIC, encoder_info(encoder).dim, print),
     }
-    sections = {heading: text.format(**tables) for heading, text in SECTIONS.items()}
-    card = modelcards.render(space, sections)
+    ours = Task(shipped, "photos", "music", "teacher")
+    variants = {
+        "the paper's recipe": Task(paper, "photos", "music"),
+        "**shipped**": ours,
+        "without the teacher": replace(ours, teacher=""),
+        "without hinges (Eq. 4 alone)": replace(ours, recipe=with_loss(shipped, "supcon")),
+        "without balance": replace(ours, recipe=replace(shipped, balanced=False)),
+        "tau 0.07": replace(ours, recipe=replace(shipped, tau=0.07)),
+        "with graded positives (softness 0.3)": replace(ours, recipe=replace(shipped, softness=0.3)),
+        "with pieces known by quadrant": replace(ours, recipe=replace(shipped, quadrants=True), music="quadrants"),
+        "with overlapping windows (75 %)": replace(ours, music="overlapping"),
+    }
+    by_fold = run(held, {name: over_folds(task) for name, task in variants.items()})
+    print(table(by_fold.items(), "recipe"), flush=True)
+    on_val = run(held, {name: over_seeds(task, SEEDS) for name, task in variants.items()})
+    print(table(on_val.items(), "recipe"), flush=True)
+
+    parts = spaces.by_split({MediaKind.PHOTO: held["photos"], MediaKind.MUSIC: held["music"]})
+    infos = {info.kind: info for info in map(encoder_info, (PHOTO_ENCODER, encoder))}
+    labels = {"photos": os.path.basename(options.photos), "music": os.path.basename(options.music)}
+    about = {"licence": LICENCE, "data": DATA, "labels": labels}
+    space, _ = spaces.train_space(options.output.name, parts, shipped, infos, teacher=held["teacher"], about=about)
+    tables = {"encoder_table": table(by_encoder.items(), "music encoder"), "fold_table": table(by_fold.items(), "recipe")}
+    tables["val_table"] = table(on_val.items(), "recipe")
+    card = modelcards.render(space, {heading: text.format(**tables) for heading, text in SECTIONS.items()})
     space.save(options.output, card)
     print(card)
 

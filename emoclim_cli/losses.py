@@ -107,18 +107,22 @@ def regression(vectors: Tensor, sets: Tensor) -> Tensor:
     return F.mse_loss(vectors, directions(sets))
 
 
-def triplet(scores: Tensor, overlaps: Tensor, margin: float) -> Tensor:
+def triplet(scores: Tensor, overlaps: Tensor, margin: float, *, intra: bool = False) -> Tensor:
     """Mean over all triplets of max(0, margin - s_ap + s_an) (Won et al. 2021), from (a, b) cosines s and `overlap`; 0 without a triplet.
 
-    Positives p have an overlap with the anchor, negatives n have none.
+    Positives p have an overlap with the anchor, negatives n have none. With `intra` the candidates are the anchors, and an anchor is no
+    positive of its own.
     """
     scores, is_positive = scores.contiguous(), overlaps > 0
-    negatives = (-scores.masked_fill(is_positive, -torch.inf)).sort(dim=1).values  # negated: the nearest comes first
+    is_negative = ~is_positive
+    if intra:
+        is_positive = is_positive & ~torch.eye(len(scores), dtype=torch.bool, device=scores.device)
+    negatives = (-scores.masked_fill(~is_negative, -torch.inf)).sort(dim=1).values  # negated: the nearest comes first
     # A positive's hinges are open for the negatives above s_ap - margin: the first ones in that order, and their sum is a running one.
     open_ = torch.searchsorted(negatives.detach(), (margin - scores).detach())  # (a, b): how many
     sums = F.pad(-negatives.masked_fill(negatives == torch.inf, 0).cumsum(dim=1), (1, 0))  # (a, 1 + b)
     hinges = open_ * (margin - scores) + sums.gather(1, open_)
-    count = (is_positive.sum(1) * (~is_positive).sum(1)).sum()
+    count = (is_positive.sum(1) * is_negative.sum(1)).sum()
     return hinges.masked_fill(~is_positive, 0).sum() / count.clamp(min=1)
 
 
@@ -148,12 +152,25 @@ def _triplet_similarity(photos: Tensor, music: Tensor, photo_sets: Tensor, music
 
 
 def _emoclim(photos: Tensor, music: Tensor, photo_sets: Tensor, music_sets: Tensor, recipe: Recipe) -> dict[str, Tensor]:
-    """Equation 4 with graded positives."""
+    """Equation 4 with graded positives; to each of its four terms the triplets' mean hinge is added, `recipe.hinges` times.
+
+    The contrastive terms go on pulling at what is in its place already; the hinges rest there, and push only where the order is wrong.
+    """
 
     def positives(x: Tensor, y: Tensor) -> Tensor:
         return graded(x, y, recipe.softness, recipe.sharpness)
 
-    return total(photos, music, photo_sets, music_sets, recipe.tau, positives)
+    def hinge(x: Tensor, y: Tensor, x_sets: Tensor, y_sets: Tensor, *, intra: bool = False) -> Tensor:
+        return 0.25 * recipe.hinges * triplet(x @ y.T, overlap(x_sets, y_sets), recipe.margin, intra=intra)
+
+    terms = total(photos, music, photo_sets, music_sets, recipe.tau, positives)
+    hinges = {
+        "photo->music": hinge(photos, music, photo_sets, music_sets),
+        "music->photo": hinge(music, photos, music_sets, photo_sets),
+        "photo->photo": hinge(photos, photos, photo_sets, photo_sets, intra=True),
+        "music->music": hinge(music, music, music_sets, music_sets, intra=True),
+    }
+    return {name: term + hinges[name] for name, term in terms.items()}
 
 
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor, Recipe], dict[str, Tensor]]

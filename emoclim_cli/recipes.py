@@ -25,7 +25,9 @@ class Recipe:
     """Temperature of the contrastive losses."""
     margin: float = 0.4
     """Of the triplet losses: how much nearer than a negative a positive is to be (Won et al. 2021)."""
-    softness: float = 0.3
+    hinges: float = 8.0
+    """Of the loss `emoclim`: what the triplets' hinges weigh beside the contrastive terms."""
+    softness: float = 0.0
     """Of the loss `emoclim`: how much of a positive another emotion at the same angle would be."""
     sharpness: float = 2.0
     """Of the loss `emoclim`: the higher, the nearer an emotion must lie to be a positive in part."""
@@ -41,12 +43,14 @@ class Recipe:
     """Not the paper's: each emotion equally often in a batch, whatever its share of the data."""
     quadrants: bool = False
     """Not the paper's: items whose emotion is known in part only take part, as part-positives (`losses.overlap`)."""
+    teacher_share: float = 0.0
+    """Not the paper's: how much of a batch's music is a teacher's, where there is one (`datasets.read_features`)."""
     best_epoch: bool = True
     """Keep the epoch with the lowest validation loss, as the paper does; otherwise the last, so that validation items choose nothing."""
     seed: int = 0
 
 
-_SHIPPED = Recipe(tau=0.2, learning_rate=3e-4, epochs=12, balanced=True, best_epoch=False)
+_SHIPPED = Recipe(loss="emoclim", tau=0.2, learning_rate=3e-4, epochs=12, balanced=True, teacher_share=0.3, best_epoch=False)
 RECIPES = {"paper": Recipe(), "shipped": _SHIPPED, "quadrants": replace(_SHIPPED, quadrants=True)}
 
 LOSS_SETTINGS: dict[str, dict[str, Any]] = {"va-regression": {"dim": 2}}
@@ -60,7 +64,8 @@ def with_loss(recipe: Recipe, loss: str) -> Recipe:
 
 CONSTANTS = {
     "tau": ("supcon", "emoclim"),
-    "margin": ("triplet", "triplet-similarity"),
+    "margin": ("triplet", "triplet-similarity", "emoclim"),
+    "hinges": ("emoclim",),
     "softness": ("emoclim",),
     "sharpness": ("emoclim",),
 }

@@ -34,7 +34,7 @@ def by_split(features: Features) -> dict[str, dict[MediaKind, LabelledFeatures]]
             if len(part):
                 parts[name][kind] = part
             elif name != "test":
-                raise LabelError(f"no {kind.plural} are in the split {name}", "name train and val in the column split, or leave it out")
+                raise LabelError(f"the split {name} has no {kind.plural}", "name train and val in the column split, or leave it out")
     return parts
 
 
@@ -108,18 +108,21 @@ def train_space(
     encoders: Mapping[MediaKind, EncoderInfo],
     on_epoch: Callable[[Epoch], None] | None = None,
     *,
+    teacher: LabelledFeatures | None = None,
     about: Mapping[str, Any] | None = None,
     checkpoint: Path | None = None,
     tell: Tell | None = None,
 ) -> tuple[EmotionSpace, Trained]:
     """Trains on `parts` ("train", "val" and maybe "test", as `by_split` gives them), places the prototypes, calibrates on val, measures.
 
-    What it used and found is in the space's `about`: `recipe`, `best_epoch`, `counts`, `metrics` on val and, with a test split,
-    `test_metrics`.
+    What it used and found is in the space's `about`: `recipe`, `best_epoch`, `counts`, `metrics` on val with a test split,
+    `test_metrics`, with a teacher, `teacher` (emotion -> rows).
     """
     train_on, val = parts["train"], parts["val"]
     _check_emotions(train_on)  # before the work, not after it
-    trained = train(train_on[MediaKind.PHOTO], train_on[MediaKind.MUSIC], recipe, val, on_epoch, checkpoint=checkpoint, tell=tell)
+    trained = train(
+        train_on[MediaKind.PHOTO], train_on[MediaKind.MUSIC], recipe, val, on_epoch, teacher=teacher, checkpoint=checkpoint, tell=tell
+    )
     centres = prototypes(trained.projections, train_on)
     vectors = np.concatenate([trained.projections[kind](features.pooled()) for kind, features in val.items()])
     temperature = calibrated_temperature(vectors, np.concatenate([features.labels for features in val.values()]), centres)
@@ -129,6 +132,8 @@ def train_space(
         "counts": counted(parts),
         "metrics": measured(trained.projections, val),
     }
+    if teacher and recipe.teacher_share:
+        found["teacher"] = dict(sorted(Counter(teacher.labels.tolist()).items()))
     if parts.get("test"):
         found["test_metrics"] = measured(trained.projections, parts["test"])
     space = EmotionSpace(

@@ -106,6 +106,24 @@ class _Items:
         x = self.windows[self.starts[index] + rng.integers(0, self.counts[index])]
         return x, self.sets[index]
 
+    def scatter(self) -> Tensor:
+        """(w, d): how far each window lies from the mean of its item."""
+        return self.windows - torch.from_numpy(self.features.pooled()[self.features.owner])
+
+
+@dataclass(frozen=True, slots=True)
+class _Teacher:
+    items: _Items
+    scatter: Tensor
+    """(w, d). A teacher's rows are means: with the scatter of windows they look like windows, and are not told from them by it."""
+
+    def mix(self, x: Tensor, sets: Tensor, rng: np.random.Generator, recipe: Recipe) -> tuple[Tensor, Tensor]:
+        """A batch in which the teacher's rows have the place of some."""
+        taught, taught_sets = self.items.draw(rng, recipe)
+        taught = taught + self.scatter[rng.integers(0, len(self.scatter), len(taught))]
+        chosen = torch.from_numpy(rng.random(len(x)) < recipe.teacher_share)[:, None]
+        return torch.where(chosen, taught, x), torch.where(chosen, taught_sets, sets)
+
 
 @dataclass(slots=True)
 class _State:
@@ -127,14 +145,16 @@ def train(
     val: Features | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     *,
+    teacher: LabelledFeatures | None = None,
     checkpoint: Path | None = None,
     tell: Tell | None = None,
 ) -> Trained:
     """Two projections: of the last epoch, or, with `val` and `recipe.best_epoch`, of that with the lowest loss on it (paper, section 3.2).
 
-    The same features, recipe and seed give the same projections on the same machine, bit for bit, also when training was interrupted:
-    `checkpoint` names a file that holds the state after each epoch, and the same training goes on from there. It stays, as only the caller
-    knows when the result is safe. What was found in it goes to `tell`, and its epochs go to `on_epoch` once more.
+    Of the music in a batch, `recipe.teacher_share` is the teacher's where there is one: features of other music. The same features, recipe
+    and seed give the same projections on the same machine, bit for bit, also when training was interrupted: `checkpoint` names a file that
+    holds the state after each epoch, and the same training goes on from there. It stays, as only the caller knows when the result is safe.
+    What was found in it goes to `tell`, and its epochs go to `on_epoch` once more.
 
     Raises LabelError where a kind has nothing to train on, UsageError for an unknown loss, ModelError where training diverges or the
     checkpoint cannot be written.
@@ -146,7 +166,7 @@ def train(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the matrices are small: threads cost more than they give, and sum in another order
     try:
-        return _train({MediaKind.PHOTO: photos, MediaKind.MUSIC: music}, recipe, val or {}, on_epoch, checkpoint, tell)
+        return _train({MediaKind.PHOTO: photos, MediaKind.MUSIC: music}, recipe, val or {}, on_epoch, teacher, checkpoint, tell)
     finally:
         torch.set_num_threads(threads)
 
@@ -156,13 +176,16 @@ def _train(
     recipe: Recipe,
     val: Features,
     on_epoch: Callable[[Epoch], None] | None,
+    teacher: LabelledFeatures | None,
     checkpoint: Path | None,
     tell: Tell | None,
 ) -> Trained:
     items = {kind: _Items(part, recipe.quadrants) for kind, part in features.items()}
     val_items = {kind: _Items(part, recipe.quadrants) for kind, part in val.items()}
+    taught = _Teacher(_Items(teacher, recipe.quadrants), items[MediaKind.MUSIC].scatter()) if teacher and recipe.teacher_share else None
     state = _begin(items, recipe)
-    fingerprint = _fingerprint(recipe, (*features.values(), *val.values())) if checkpoint else ""
+    learnt_from = (*features.values(), *val.values(), *((teacher,) if taught and teacher else ()))
+    fingerprint = _fingerprint(recipe, learnt_from) if checkpoint else ""
     found = _go_on(state, checkpoint, fingerprint, recipe.epochs) if checkpoint else ""
     if found and tell:
         tell(found)
@@ -170,7 +193,7 @@ def _train(
         for epoch in state.history:
             on_epoch(epoch)
     for number in range(len(state.history) + 1, recipe.epochs + 1):
-        sums = _learn(number, state, items, recipe)
+        sums = _learn(number, state, items, taught, recipe)
         projections = {kind: model.folded() for kind, model in state.models.items()}
         val_loss = _val_loss(projections, val_items, recipe) if val_items else math.nan
         if not math.isfinite(sum(sums.values())) or (val_items and not math.isfinite(val_loss)):
@@ -194,7 +217,7 @@ def _begin(items: Mapping[MediaKind, _Items], recipe: Recipe) -> _State:
     return _State(models, optimizer, np.random.default_rng(recipe.seed))
 
 
-def _learn(number: int, state: _State, items: Mapping[MediaKind, _Items], recipe: Recipe) -> dict[str, float]:
+def _learn(number: int, state: _State, items: Mapping[MediaKind, _Items], teacher: _Teacher | None, recipe: Recipe) -> dict[str, float]:
     """One epoch: the terms of the loss, means over its batches."""
     loss = loss_named(recipe.loss)
     sums: dict[str, Tensor] = {}
@@ -202,6 +225,8 @@ def _learn(number: int, state: _State, items: Mapping[MediaKind, _Items], recipe
         for group in state.optimizer.param_groups:
             group["lr"] = recipe.learning_rate * (1 + math.cos(math.pi * step / (recipe.epochs * recipe.steps))) / 2
         batch = {kind: part.draw(state.rng, recipe) for kind, part in items.items()}
+        if teacher:
+            batch[MediaKind.MUSIC] = teacher.mix(*batch[MediaKind.MUSIC], state.rng, recipe)
         vectors = {kind: state.models[kind](x) for kind, (x, _) in batch.items()}
         terms = loss(vectors[MediaKind.PHOTO], vectors[MediaKind.MUSIC], batch[MediaKind.PHOTO][1], batch[MediaKind.MUSIC][1], recipe)
         state.optimizer.zero_grad(set_to_none=True)

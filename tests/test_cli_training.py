@@ -114,6 +114,18 @@ def test_another_loss(somebody: User) -> None:
     assert somebody.run("evaluate", *labels(somebody), "--space", "./plane").code == 0
 
 
+def test_a_teacher(somebody: User) -> None:
+    head = ",".join(["mood", *(f"f{i}" for i in range(200))])
+    rows = [",".join([mood, *["0.5"] * 200]) for mood in ("aggressive", "danceable", "sad", "sad")]
+    (somebody.media / "teacher.csv").write_text("\n".join([head, *rows]) + "\n")
+    done = somebody.run("train", *labels(somebody), "-o", "taught", "--epochs", "1", "--teacher", somebody.media / "teacher.csv")
+    assert done.code == 0, done.err
+    assert "1 of 4 rows have a mood that is none of the seven emotions" in done.err
+    assert described(somebody.home / "taught")["teacher"] == {"angry": 1, "sad": 2}
+    card = (somebody.home / "taught" / "README.md").read_text(encoding="utf-8")
+    assert "from a teacher, in the training alone: 1 angry, 2 sad." in card
+
+
 def test_stopped_and_gone_on_with(somebody: User, first: Done) -> None:
     """What was in the folder stays until all is done."""
     folder = somebody.home / "stopped"
@@ -158,8 +170,10 @@ def test_a_state_of_another_training_is_told_or_ignored(somebody: User) -> None:
         (["--music-encoder", "clip-vit-b-16"], 2, "are of one kind"),
         (["--music-encoder", "mine"], 1, "there is no encoder 'mine'"),
         (["-o", "media/music.csv"], 2, "media/music.csv cannot be written"),
+        (["--teacher", "media/music.csv", "--recipe", "paper"], 2, "--recipe paper has no use for a --teacher"),
+        (["--teacher", "media/music.csv"], 1, "media/music.csv: the first line has not the columns"),
     ],
-    ids=["loss", "recipe", "kinds", "encoder", "output"],
+    ids=["loss", "recipe", "kinds", "encoder", "output", "untaught", "teacher"],
 )
 def test_options_that_make_no_sense(somebody: User, args: list[str], code: int, said: str) -> None:
     done = somebody.run("train", *labels(somebody), "-o", "nothing", *args)
@@ -174,6 +188,6 @@ def test_an_empty_split_says_what_to_do_and_writes_nothing(somebody: User) -> No
     (somebody.media / "no-val.csv").write_text(text.replace(",val", ",train"), encoding="utf-8")
     done = somebody.run("train", "--photos", somebody.media / "photos", "--music", somebody.media / "no-val.csv", "-o", "nothing")
     assert (done.code, done.out) == (1, b"")
-    assert "no music are in the split val" in done.err
+    assert "the split val has no music" in done.err
     assert "name train and val in the column split" in done.err
     assert not (somebody.home / "nothing").exists()

@@ -200,16 +200,18 @@ def regression_oracle(vectors: list[list[float]], kinds: list[set[str]]) -> floa
     return sum(errors) / len(errors)
 
 
-def triplet_oracle(anchors: list[list[float]], candidates: list[list[float]], overlaps: list[list[float]], margin: float) -> float:
+def triplet_oracle(
+    anchors: list[list[float]], candidates: list[list[float]], overlaps: list[list[float]], margin: float, intra: bool = False
+) -> float:
     def cosine(one: list[float], other: list[float]) -> float:
         return sum(p * q for p, q in zip(one, other, strict=True))
 
     hinges = [
         max(0.0, margin - cosine(anchor, candidates[p]) + cosine(anchor, candidates[n]))
-        for anchor, row in zip(anchors, overlaps, strict=True)
+        for i, (anchor, row) in enumerate(zip(anchors, overlaps, strict=True))
         for p in range(len(candidates))
         for n in range(len(candidates))
-        if row[p] > 0 and row[n] == 0
+        if row[p] > 0 and row[n] == 0 and not (intra and p == i)
     ]
     return sum(hinges) / len(hinges) if hinges else 0.0
 
@@ -240,6 +242,13 @@ def test_triplets(x: list[set[str]], y: list[set[str]], margin: float) -> None:
     assert triplet(a @ b.T, overlap(sets(x), sets(y)), margin).item() == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize("kinds", [ONE_EACH, OTHERS, SOFT, SAME, STRANGERS])
+def test_triplets_within_a_kind(kinds: list[set[str]]) -> None:
+    a, overlaps = units(len(kinds), 3, seed=14), overlap_oracle(kinds, kinds)
+    expected = triplet_oracle(a.tolist(), a.tolist(), overlaps, 0.4, intra=True)
+    assert triplet(a @ a.T, overlap(sets(kinds), sets(kinds)), 0.4, intra=True).item() == pytest.approx(expected, abs=1e-6)
+
+
 def test_many_triplets() -> None:
     """Single precision as in training, more than a batch: the running sums lose nothing that counts."""
     rng = np.random.default_rng(16)
@@ -251,7 +260,7 @@ def test_many_triplets() -> None:
 
 # --- the table ---------------------------------------------------------------------------------------------------------------------------
 
-RECIPE = Recipe(tau=0.2, margin=0.3, softness=0.4, sharpness=1.5)
+RECIPE = Recipe(tau=0.2, margin=0.3, hinges=3.0, softness=0.4, sharpness=1.5)
 Oracle = Callable[[list[list[float]], list[list[float]], list[set[str]], list[set[str]]], dict[str, float]]
 
 
@@ -287,12 +296,23 @@ def similarity_oracle(p: list[list[float]], m: list[list[float]], x: list[set[st
     return {**triplets_oracle(p, m, x, y), "similarity": sum(errors) / len(errors)}
 
 
+def ours_oracle(p: list[list[float]], m: list[list[float]], x: list[set[str]], y: list[set[str]]) -> dict[str, float]:
+    graded = eq_4_oracle(lambda x, y: graded_oracle(x, y, RECIPE.softness, RECIPE.sharpness))(p, m, x, y)
+    hinges = {
+        "photo->music": triplet_oracle(p, m, overlap_oracle(x, y), RECIPE.margin),
+        "music->photo": triplet_oracle(m, p, overlap_oracle(y, x), RECIPE.margin),
+        "photo->photo": triplet_oracle(p, p, overlap_oracle(x, x), RECIPE.margin, intra=True),
+        "music->music": triplet_oracle(m, m, overlap_oracle(y, y), RECIPE.margin, intra=True),
+    }
+    return {name: graded[name] + 0.25 * RECIPE.hinges * hinges[name] for name in graded}
+
+
 ORACLES: dict[str, Oracle] = {
     "supcon": eq_4_oracle(overlap_oracle),
     "va-regression": regressions_oracle,
     "triplet": triplets_oracle,
     "triplet-similarity": similarity_oracle,
-    "emoclim": eq_4_oracle(lambda x, y: graded_oracle(x, y, RECIPE.softness, RECIPE.sharpness)),
+    "emoclim": ours_oracle,
 }
 
 
@@ -332,9 +352,9 @@ def test_a_batch_without_a_triplet_costs_nothing_and_moves_nothing(kinds: tuple[
     assert photos.grad.tolist() == music.grad.tolist() == [[0.0] * 4] * 2
 
 
-def test_without_softness_ours_is_the_papers_to_the_last_bit() -> None:
+def test_without_softness_and_hinges_ours_is_the_papers_to_the_last_bit() -> None:
     photos, music = units(len(SOFT), 5, seed=25).float(), units(len(ONE_EACH), 5, seed=26).float()
-    args = photos, music, sets(SOFT).float(), sets(ONE_EACH).float(), replace(RECIPE, softness=0.0)
+    args = photos, music, sets(SOFT).float(), sets(ONE_EACH).float(), replace(RECIPE, softness=0.0, hinges=0.0)
     ours, papers = LOSSES["emoclim"](*args), LOSSES["supcon"](*args)
     assert {name: term.item() for name, term in ours.items()} == {name: term.item() for name, term in papers.items()}
 

@@ -256,6 +256,40 @@ def test_quadrants_teach_something() -> None:
         train(photos, vague.take(vague.labels == ""), SMALL)
 
 
+def test_a_teacher_knows_an_emotion_that_no_music_has() -> None:
+    """Angry photos find angry music if a teacher alone has shown some, and not by its rows being means."""
+    photos, music, unseen = toy_data(140, seed=8)[PHOTO], toy_data(140, seed=9)[MUSIC], toy_data(140, seed=10)
+    calm = music.take(music.labels != "angry")
+    angry = toy_data(280, seed=11)[MUSIC]
+    angry = angry.take(angry.labels == "angry")
+    teacher = LabelledFeatures(MUSIC, angry.pooled(), np.arange(len(angry) + 1), angry.items)
+    recipe = replace(EXTRAS, steps=40, teacher_share=0.2)
+    found = {}
+    for name, taught in (("alone", None), ("taught", teacher)):
+        trained = train(photos, calm, recipe, teacher=taught)
+        found[name] = evaluate(trained.projections, unseen)["image->music"].per_emotion["angry"]["p@5"]
+    assert found["taught"] > 0.8 > found["alone"]
+    assert same(
+        train(photos, calm, replace(recipe, teacher_share=0.0), teacher=teacher), train(photos, calm, replace(recipe, teacher_share=0.0))
+    )
+
+
+def test_a_teachers_rows_scatter_like_windows() -> None:
+    music = toy_data(70, seed=1, max_windows=3)[MUSIC]
+    part = training._Items(music, quadrants=False)
+    expected = [window - np.mean(windows, axis=0) for windows in np.split(music.windows, music.starts[1:-1]) for window in windows]
+    assert np.allclose(part.scatter().numpy(), np.array(expected), atol=1e-4)
+    means = LabelledFeatures(MUSIC, np.full((1, DIMS[MUSIC]), 100, np.float32), np.arange(2), music.items[:1])
+    teacher = training._Teacher(training._Items(means, quadrants=False), part.scatter())
+    recipe, rng = replace(SMALL, batch=4000, teacher_share=0.3), np.random.default_rng(0)
+    x, sets = teacher.mix(torch.zeros(4000, DIMS[MUSIC]), torch.zeros(4000, len(EMOTIONS)), rng, recipe)
+    taught = sets.sum(1) > 0
+    assert 0.25 < taught.float().mean() < 0.35
+    assert torch.equal(taught, x[:, 0] != 0)
+    assert torch.allclose(x[taught].mean(0), torch.tensor(100.0), atol=1)
+    assert torch.allclose(x[taught].std(0), part.scatter().std(0), rtol=0.2)
+
+
 def test_nothing_to_train_on(data: Mapping[MediaKind, LabelledFeatures]) -> None:
     nothing = data[PHOTO].take(np.zeros(len(data[PHOTO]), bool))
     with pytest.raises(LabelError, match="no photos with an emotion to train on"):
@@ -352,6 +386,15 @@ def gone_on(
     epochs: list[Epoch] = []
     trained = train(data[PHOTO], data[MUSIC], recipe, val, epochs.append, checkpoint=checkpoint, tell=told.append)
     return trained, told, epochs
+
+
+def test_another_teacher_is_another_training(tmp_path: Path, data: Mapping[MediaKind, LabelledFeatures]) -> None:
+    recipe, teacher = replace(SMALL, teacher_share=0.5), toy_data(14, seed=3)[MUSIC]
+    interrupted(recipe, data, tmp_path / "state", after=1, teacher=teacher)
+    trained, told, _ = gone_on(recipe, data, tmp_path / "state")
+    assert "begins anew" in told[0]
+    assert same(trained, run(recipe, data))
+    assert not same(trained, train(data[PHOTO], data[MUSIC], recipe, teacher=teacher))
 
 
 FOUR = replace(EXTRAS, epochs=4, best_epoch=True, dropout=0.3)

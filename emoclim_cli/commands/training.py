@@ -53,7 +53,7 @@ def _features(source: str, recipe: Recipe, info: EncoderInfo, device: str, offli
     places.fetch(info.weights, places.is_offline(offline))
     items = [item for item in labelled_items(source, recipe.seed) if item.split and (item.emotion or recipe.quadrants)]
     if not items:
-        raise LabelError(f"{source}: no {info.kind.plural} with an emotion are in a split", "the column split says train, val or test")
+        raise LabelError(f"{source}: no split has {info.kind.plural} with an emotion", "the column split says train, val or test")
     return features_of_items(items, build(info.name, places.weights_cache(), device))
 
 
@@ -73,6 +73,9 @@ def train(
     loss: Annotated[
         str, typer.Option(metavar="NAME", help="supcon, va-regression, triplet, triplet-similarity, emoclim; else the recipe's.")
     ] = "",
+    teacher: Annotated[
+        str, typer.Option(metavar="CSV", help="Features of more music (mood, f0, f1, ...), computed by the same music encoder.")
+    ] = "",
     epochs: Annotated[int, typer.Option(min=0, help="0: the recipe's.")] = 0,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew where the same training was interrupted.")] = False,
@@ -86,6 +89,7 @@ def train(
     Where no row names a split, 80/10/10 are drawn. Stopped with Ctrl-C, the same command goes on where it was.
     """
     from emoclim_cli import checkpoints, modelcards, spaces
+    from emoclim_cli.datasets import read_features
     from emoclim_cli.encoders import encoder_info
 
     chosen = _recipe(recipe, loss, epochs, seed)
@@ -93,6 +97,9 @@ def train(
     if set(infos) != set(MediaKind):
         raise UsageError("--photo-encoder and --music-encoder are of one kind", "emoclim spaces show tells a pair that fits")
     _check_writable(output)
+    if teacher and not chosen.teacher_share:
+        raise UsageError(f"--recipe {recipe} has no use for a --teacher", "--recipe shipped has")
+    taught = read_features(teacher, MediaKind.MUSIC, infos[MediaKind.MUSIC].dim, console.note) if teacher else None
     sources = {MediaKind.PHOTO: photos, MediaKind.MUSIC: music}
     features = {kind: _features(source, chosen, infos[kind], device, offline) for kind, source in sources.items()}
     parts = spaces.by_split(features)
@@ -114,6 +121,7 @@ def train(
                 chosen,
                 infos,
                 on_epoch,
+                teacher=taught,
                 about={"labels": {kind.plural: os.path.basename(os.path.abspath(source)) for kind, source in sources.items()}},
                 checkpoint=checkpoint,
                 tell=console.note,

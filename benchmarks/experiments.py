@@ -1,0 +1,122 @@
+"""What the training benchmarks share: labelled data as features, recipes side by side over folds or seeds on all cores, and their tables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+
+from emoclim_cli import evaluation, modelcards, training
+from emoclim_cli.datasets import LabelledFeatures, labelled_features
+from emoclim_cli.encoders import build, encoder_info
+from emoclim_cli.labels import LabelledItem
+from emoclim_cli.media import MediaKind
+from emoclim_cli.recipes import Recipe
+from emoclim_cli.weights import fetch
+
+CACHE = Path(os.environ.get("EMOCLIM_CACHE") or platformdirs.user_cache_dir("emoclim", appauthor=False))
+PHOTO_ENCODER = "clip-vit-b-16"
+FOLDS = 4
+SHOWN = (("image->music", "clip"), ("image->music", "track"), ("music->image", "clip"), ("image->image", "clip"), ("music->music", "clip"))
+
+Features = Mapping[MediaKind, LabelledFeatures]
+Figures = dict[tuple[str, str], tuple[float, ...]]
+"""(direction, level) -> P@5, MRR, chance P@5, queries."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One training. Names are keys of the features that the processes hold."""
+
+    recipe: Recipe
+    photos: str
+    music: str
+    teacher: str = ""
+    fold: int = -1
+    """Held out of the training split and measured on; -1: trained on all of it, measured on val."""
+
+
+def features_of(items: Sequence[LabelledItem], encoder_name: str, *, overlap: float = 0.0) -> LabelledFeatures:
+    for name in encoder_info(encoder_name).weights:
+        fetch(name, CACHE / "weights")
+
+    def progress(done: int, total: int) -> None:
+        print(f"\r{encoder_name}: {done}/{total}", end="" if done < total else "\n", flush=True)
+
+    encoder = build(encoder_name, CACHE / "weights", overlap=overlap)
+    return labelled_features(items, encoder, CACHE / "features", progress=progress, unusable=print)
+
+
+def of_split(features: LabelledFeatures, split: str) -> LabelledFeatures:
+    return features.take(np.array([item.split == split for item in features.items], bool))
+
+
+def folds_of(features: LabelledFeatures) -> np.ndarray:
+    """(n,) fold of each item: whole groups, each emotion spread evenly; the same group has the same fold whatever else is there."""
+    stratum_of = {item.group: item.stratum for item in features.items}
+    fold_of: dict[str, int] = {}
+    for stratum in sorted(set(stratum_of.values())):
+        groups = np.random.default_rng(0).permutation(sorted(group for group, of in stratum_of.items() if of == stratum))
+        fold_of.update({str(group): i % FOLDS for i, group in enumerate(groups)})
+    return np.array([fold_of[item.group] for item in features.items])
+
+
+def parted(features: LabelledFeatures, fold: int) -> tuple[LabelledFeatures, LabelledFeatures]:
+    """What is trained on, and what is measured on."""
+    learnt_from = of_split(features, "train")
+    if fold < 0:
+        return learnt_from, of_split(features, "val")
+    folds = folds_of(learnt_from)
+    return learnt_from.take(folds != fold), learnt_from.take(folds == fold)
+
+
+held: dict[str, LabelledFeatures] = {}
+"""In a process that trains: all features, by name. "photos" and "music" are measured on."""
+
+
+def _hold(features: dict[str, LabelledFeatures]) -> None:
+    held.update(features)
+
+
+def _run(task: Task) -> Figures:
+    (photos, _), (music, _) = parted(held[task.photos], task.fold), parted(held[task.music], task.fold)
+    on = {MediaKind.PHOTO: parted(held["photos"], task.fold)[1], MediaKind.MUSIC: parted(held["music"], task.fold)[1]}
+    teacher = held[task.teacher] if task.teacher else None
+    trained = training.train(photos, music, task.recipe, on if task.recipe.best_epoch else None, teacher=teacher)
+    reports = {level: evaluation.evaluate(trained.projections, on, level) for level in evaluation.LEVELS}
+    found = {(name, level): reports[level][name] for name, level in SHOWN}
+    return {key: (of.p_at_5, of.mrr, of.chance, of.n) for key, of in found.items()}
+
+
+def run(features: dict[str, LabelledFeatures], tasks: Mapping[str, Sequence[Task]]) -> dict[str, list[Figures]]:
+    """Name -> the figures of its tasks; as many train at once as there are cores."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = "1"  # of each process below
+    flat = [task for of_name in tasks.values() for task in of_name]
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), _hold, (features,)) as pool:
+        done = iter(pool.map(_run, flat))
+        return {name: [next(done) for _ in of_name] for name, of_name in tasks.items()}
+
+
+def over_seeds(task: Task, seeds: int) -> list[Task]:
+    return [replace(task, recipe=replace(task.recipe, seed=seed)) for seed in range(seeds)]
+
+
+def over_folds(task: Task) -> list[Task]:
+    return [replace(task, fold=fold, recipe=replace(task.recipe, seed=fold)) for fold in range(FOLDS)]
+
+
+def table(rows: Iterable[tuple[str, Sequence[Figures]]], first: str) -> str:
+    """Markdown: P@5 / MRR, mean and standard deviation over runs."""
+    cells = []
+    for name, runs in rows:
+        values = {key: np.array([run[key] for run in runs]) for key in SHOWN}
+        spread = {key: (of.mean(axis=0), of.std(axis=0)) for key, of in values.items()}
+        cells.append((name, *(f"{mean[0]:.3f} ± {std[0]:.3f} / {mean[1]:.3f} ± {std[1]:.3f}" for mean, std in spread.values())))
+    return modelcards.table((first, *(f"{name} ({level})" for name, level in SHOWN)), cells)
