@@ -1,4 +1,4 @@
-"""What the training benchmarks share: labelled data as features, recipes side by side over folds or seeds on all cores, and their tables."""
+"""What the training benchmarks share: labelled data as features, recipes side by side over folds or seeds on all cores, tables of them."""
 
 from __future__ import annotations
 
@@ -14,16 +14,31 @@ import platformdirs
 
 from emoclim_cli import evaluation, modelcards, training
 from emoclim_cli.datasets import LabelledFeatures, labelled_features
+from emoclim_cli.emotions import RETRIEVAL_EMOTIONS
 from emoclim_cli.encoders import build, encoder_info
 from emoclim_cli.labels import LabelledItem
 from emoclim_cli.media import MediaKind
+from emoclim_cli.metrics import macro, retrieve
+from emoclim_cli.projections import Projection
 from emoclim_cli.recipes import Recipe
 from emoclim_cli.weights import fetch
 
 CACHE = Path(os.environ.get("EMOCLIM_CACHE") or platformdirs.user_cache_dir("emoclim", appauthor=False))
 PHOTO_ENCODER = "clip-vit-b-16"
 FOLDS = 4
-SHOWN = (("image->music", "clip"), ("image->music", "track"), ("music->image", "clip"), ("image->image", "clip"), ("music->music", "clip"))
+LESS_HUBS = ("music->image", "clip, less hubs")
+SHOWN = (
+    ("image->music", "clip"),
+    ("image->music", "track"),
+    ("music->image", "clip"),
+    LESS_HUBS,
+    ("image->image", "clip"),
+    ("music->music", "clip"),
+)
+HUB_QUERIES = 100
+"""Training windows of each emotion, by which hubs are told."""
+HUB_NEIGHBOURS = 10
+HUB_WEIGHT = 0.5
 
 Features = Mapping[MediaKind, LabelledFeatures]
 Figures = dict[tuple[str, str], tuple[float, ...]]
@@ -89,9 +104,33 @@ def _run(task: Task) -> Figures:
     on = {MediaKind.PHOTO: parted(held["photos"], task.fold)[1], MediaKind.MUSIC: parted(held["music"], task.fold)[1]}
     teacher = held[task.teacher] if task.teacher else None
     trained = training.train(photos, music, task.recipe, on if task.recipe.best_epoch else None, teacher=teacher)
+    corrected = _less_hubs(trained.projections, music, on)
     reports = {level: evaluation.evaluate(trained.projections, on, level) for level in evaluation.LEVELS}
-    found = {(name, level): reports[level][name] for name, level in SHOWN}
-    return {key: (of.p_at_5, of.mrr, of.chance, of.n) for key, of in found.items()}
+    found = {(name, level): reports[level][name] for name, level in SHOWN if (name, level) != LESS_HUBS}
+    figures = {key: (of.p_at_5, of.mrr, of.chance, of.n) for key, of in found.items()}
+    return figures | {LESS_HUBS: (*corrected, *figures["music->image", "clip"][2:])}
+
+
+def _less_hubs(projections: Mapping[MediaKind, Projection], music: LabelledFeatures, on: Features) -> tuple[float, float]:
+    """P@5 and MRR of music->image where a photo that training music is near to on the whole is ranked lower.
+
+    From its score is taken HUB_WEIGHT times its mean cosine to the HUB_NEIGHBOURS nearest of a sample of training windows (local scaling as
+    in Conneau et al. 2018, "Word translation without parallel data").
+    """
+    sides = evaluation.sides_of(projections, on)
+    queries, candidates = sides[MediaKind.MUSIC], sides[MediaKind.PHOTO]
+    rng, emotions = np.random.default_rng(0), music.labels[music.owner]
+    by_emotion = [np.flatnonzero(emotions == emotion) for emotion in RETRIEVAL_EMOTIONS]
+    sample = np.concatenate([rng.choice(windows, HUB_QUERIES) for windows in by_emotion if len(windows)])
+    cosines = projections[MediaKind.MUSIC](music.windows[sample]) @ candidates.vectors.T
+    popularity = np.sort(cosines, axis=0)[-HUB_NEIGHBOURS:].mean(axis=0)
+    result = retrieve(
+        np.column_stack([queries.vectors, np.ones(len(queries.vectors), np.float32)]),
+        np.column_stack([candidates.vectors, -HUB_WEIGHT * popularity]),
+        queries.labels,
+        candidates.labels,
+    )
+    return macro(result.precision[5], queries.labels)[0], macro(result.reciprocal_rank, queries.labels)[0]
 
 
 def run(features: dict[str, LabelledFeatures], tasks: Mapping[str, Sequence[Task]]) -> dict[str, list[Figures]]:
