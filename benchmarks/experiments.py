@@ -55,6 +55,7 @@ class Task:
     teacher: str = ""
     fold: int = -1
     """Held out of the training split and measured on; -1: trained on all of it, measured on val."""
+    fold_seed: int = 0
 
 
 def features_of(items: Sequence[LabelledItem], encoder_name: str, *, overlap: float = 0.0) -> LabelledFeatures:
@@ -72,23 +73,32 @@ def of_split(features: LabelledFeatures, split: str) -> LabelledFeatures:
     return features.take(np.array([item.split == split for item in features.items], bool))
 
 
-def folds_of(features: LabelledFeatures) -> np.ndarray:
-    """(n,) fold of each item: whole groups, each emotion spread evenly; the same group has the same fold whatever else is there."""
+def folds_of(features: LabelledFeatures, seed: int) -> dict[str, int]:
+    """Group -> fold: whole groups, each emotion spread evenly."""
     stratum_of = {item.group: item.stratum for item in features.items}
     fold_of: dict[str, int] = {}
     for stratum in sorted(set(stratum_of.values())):
-        groups = np.random.default_rng(0).permutation(sorted(group for group, of in stratum_of.items() if of == stratum))
+        groups = np.random.default_rng(seed).permutation(sorted(group for group, of in stratum_of.items() if of == stratum))
         fold_of.update({str(group): i % FOLDS for i, group in enumerate(groups)})
-    return np.array([fold_of[item.group] for item in features.items])
+    return fold_of
 
 
-def parted(features: LabelledFeatures, fold: int) -> tuple[LabelledFeatures, LabelledFeatures]:
-    """What is trained on, and what is measured on."""
-    learnt_from = of_split(features, "train")
-    if fold < 0:
-        return learnt_from, of_split(features, "val")
-    folds = folds_of(learnt_from)
-    return learnt_from.take(folds != fold), learnt_from.take(folds == fold)
+def learnt(features: LabelledFeatures, task: Task, measured: LabelledFeatures) -> LabelledFeatures:
+    """What is trained on: train, without the groups of `measured` that are held out. A group that is not measured is in no fold."""
+    part = of_split(features, "train")
+    if task.fold < 0:
+        return part
+    fold_of = folds_of(of_split(measured, "train"), task.fold_seed)
+    return part.take(np.array([fold_of.get(item.group) != task.fold for item in part.items], bool))
+
+
+def held_out(measured: LabelledFeatures, task: Task) -> LabelledFeatures:
+    """What is measured on: val, or a fold of train."""
+    if task.fold < 0:
+        return of_split(measured, "val")
+    part = of_split(measured, "train")
+    fold_of = folds_of(part, task.fold_seed)
+    return part.take(np.array([fold_of[item.group] == task.fold for item in part.items], bool))
 
 
 held: dict[str, LabelledFeatures] = {}
@@ -100,8 +110,8 @@ def _hold(features: dict[str, LabelledFeatures]) -> None:
 
 
 def _run(task: Task) -> Figures:
-    (photos, _), (music, _) = parted(held[task.photos], task.fold), parted(held[task.music], task.fold)
-    on = {MediaKind.PHOTO: parted(held["photos"], task.fold)[1], MediaKind.MUSIC: parted(held["music"], task.fold)[1]}
+    photos, music = learnt(held[task.photos], task, held["photos"]), learnt(held[task.music], task, held["music"])
+    on = {MediaKind.PHOTO: held_out(held["photos"], task), MediaKind.MUSIC: held_out(held["music"], task)}
     teacher = held[task.teacher] if task.teacher else None
     trained = training.train(photos, music, task.recipe, on if task.recipe.best_epoch else None, teacher=teacher)
     corrected = _less_hubs(trained.projections, music, on)
@@ -147,8 +157,14 @@ def over_seeds(task: Task, seeds: int) -> list[Task]:
     return [replace(task, recipe=replace(task.recipe, seed=seed)) for seed in range(seeds)]
 
 
-def over_folds(task: Task) -> list[Task]:
-    return [replace(task, fold=fold, recipe=replace(task.recipe, seed=fold)) for fold in range(FOLDS)]
+def over_folds(task: Task, seed: int = 0) -> list[Task]:
+    return [replace(task, fold=fold, fold_seed=seed, recipe=replace(task.recipe, seed=FOLDS * seed + fold)) for fold in range(FOLDS)]
+
+
+def means_of_folds(runs: Sequence[Figures]) -> list[Figures]:
+    """The figures of `over_folds` for one seed after another -> one for each seed."""
+    of_seeds = [runs[start : start + FOLDS] for start in range(0, len(runs), FOLDS)]
+    return [{key: tuple(np.mean([figures[key] for figures in of_seed], axis=0).tolist()) for key in SHOWN} for of_seed in of_seeds]
 
 
 def table(rows: Iterable[tuple[str, Sequence[Figures]]], first: str) -> str:

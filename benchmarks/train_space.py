@@ -128,9 +128,8 @@ P@5 / MRR, mean ± standard deviation. Each is of the last epoch, but for the pa
 
 {val_table}""",
     "Limits": """Music is what holds the figures back, not the loss. The validation split has 30 recordings of the six emotions, two of them angry and three each sad and funny; the training split has nine angry ones, of
-which by their sound about four are: a plain classifier of the features confuses them with exciting, scary and sad just the same. An emotion that is never found takes a sixth from every macro average. At track level
-five places cannot be filled with two angry tracks. Music->music with the own song left out asks for more songs of each emotion than there are. Image->image is near what a classifier of these features
-reaches (about 0.72 balanced accuracy). Photos are Western social media of 2014; music is mostly instrumental, game-like and short. The items that percentages are calibrated on are nearly all photos.""",
+which most lie nearer to exciting, scary or sad music in the encoder's features. An emotion that is never found takes a sixth from every macro average. At track level
+five places cannot be filled with two angry tracks. Music->music with the own song left out asks for more songs of each emotion than there are. Photos are Western social media of 2014; music is mostly instrumental, game-like and short. The items that percentages are calibrated on are nearly all photos.""",
     "Licence": "The photos are research material and most recordings may be used but not passed on; none of it is here. Personal and research use.",
 }
 

@@ -21,7 +21,7 @@ from emoclim_cli.projections import EmotionSpace
 EXTRAS = {
     "heic": ("pillow_heif", "photos in HEIC"),
     "raw": ("rawpy", "previews of camera raw files"),
-    "plot": ("sklearn", "figures of emoclim evaluate --plot"),
+    "plot": ("matplotlib", "figures of emoclim evaluate --plot"),
 }
 """Extra -> the module that shows it is installed, and what it is for."""
 PACKAGES = {"torch": "torch", "onnxruntime": "onnxruntime", "lancedb": "lancedb", "av": "av", "pillow": "PIL", "mutagen": "mutagen"}

@@ -404,5 +404,5 @@ def training_table(epochs: int) -> Iterator[Callable[[Epoch], None]]:
 def _epoch_figures(epoch: Epoch) -> list[tuple[str, str]]:
     """Name and value: the terms of the loss, the loss on validation items, and P@5/MRR of each direction there."""
     terms = [(name, f"{value:.3f}") for name, value in epoch.loss.items()]
-    directions = [(name, f"{p_at_5:.2f}/{mrr:.2f}") for name, (p_at_5, mrr) in epoch.val.items()]
+    directions = [(name, "-" if p_at_5 != p_at_5 else f"{p_at_5:.2f}/{mrr:.2f}") for name, (p_at_5, mrr) in epoch.val.items()]
     return [*terms, ("val loss", f"{epoch.val_loss:.3f}"), *directions]

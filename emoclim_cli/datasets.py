@@ -5,8 +5,6 @@ Shape letters: n items, w windows (of all items together), d feature dim, c emot
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,9 +17,9 @@ import numpy as np
 
 from emoclim_cli.emotions import EMOTIONS, MOOD_WORDS
 from emoclim_cli.encoders import Encoder
-from emoclim_cli.errors import LabelError, UnreadableMedia
-from emoclim_cli.labels import LabelledItem, csv_text
-from emoclim_cli.media import MediaKind
+from emoclim_cli.errors import LabelError, MissingDecoder, UnreadableMedia
+from emoclim_cli.labels import LabelledItem, csv_rows
+from emoclim_cli.media import MediaKind, printable
 
 CHUNK_ITEMS = 128
 """Features are cached in files of this many items: what Ctrl-C can lose."""
@@ -83,22 +81,23 @@ def read_features(path: str, kind: MediaKind, dim: int, note: Callable[[str], No
     A CSV with the columns `emotion` or `mood`, and f0, f1, ... for each of the `dim` numbers. Rows of a mood that is none of the seven
     emotions are counted and told to `note`. Raises LabelError, with file and line.
     """
-    reader = csv.DictReader(io.StringIO(csv_text(path)))
-    columns = [f"f{i}" for i in range(dim)]
-    words = [name for name in ("emotion", "mood") if name in (reader.fieldnames or ())]
-    if not words or not set(columns) <= set(reader.fieldnames or ()) or f"f{dim}" in (reader.fieldnames or ()):
+    columns, table = csv_rows(path)
+    needed = [f"f{i}" for i in range(dim)]
+    word = next((name for name in ("emotion", "mood") if name in columns), "")
+    if not word or not set(needed) <= set(columns) or f"f{dim}" in columns:
         raise LabelError(f"{path}: the first line has not the columns emotion (or mood) and f0 to f{dim - 1}, the encoder's features")
     source = os.path.splitext(os.path.basename(path))[0]
     rows, items, others = [], [], 0
-    for row in reader:
-        where = f"{path}, line {reader.line_num}"
-        word = (row[words[0]] or "").strip().lower()
-        emotion = MOOD_WORDS.get(word, word)
+    for line, row in table:
+        where = f"{path}, line {line}"
+        mood = (row[word] or "").strip().lower()
+        emotion = MOOD_WORDS.get(mood, mood)
         if emotion not in EMOTIONS:
             others += 1
             continue
         try:
-            rows.append([float(row[column]) for column in columns])
+            with np.errstate(over="ignore"):
+                rows.append(np.array([float(row[column]) for column in needed]).astype(np.float32))
         except (TypeError, ValueError) as error:
             raise LabelError(f"{where}: {error}", "every feature is a number") from error
         if not np.isfinite(rows[-1]).all():
@@ -108,7 +107,7 @@ def read_features(path: str, kind: MediaKind, dim: int, note: Callable[[str], No
         raise LabelError(f"{path}: no row has one of the emotions {', '.join(EMOTIONS)}")
     if others and note:
         note(f"{path}: {others:,} of {others + len(items):,} rows have a mood that is none of the seven emotions, and are left out")
-    return LabelledFeatures(kind, np.array(rows, np.float32), np.arange(len(items) + 1), tuple(items))
+    return LabelledFeatures(kind, np.stack(rows), np.arange(len(items) + 1), tuple(items))
 
 
 def labelled_features(
@@ -143,7 +142,7 @@ def labelled_features(
         progress(len(items), len(items))
     for item, key in zip(items, keys, strict=True):
         if unusable and found[key].reason:
-            unusable(_shown(item.path), found[key].reason)
+            unusable(printable(item.path), found[key].reason)
     kept = [(item, found[key].windows) for item, key in zip(items, keys, strict=True) if not found[key].reason]
     if not kept:
         raise LabelError(f"none of the {len(items)} labelled files can be read")
@@ -181,8 +180,10 @@ def _encode_chunk(chunk: Mapping[str, str], encoder: Encoder, pool: ThreadPoolEx
                 samples.append(futures.pop(key).result())
                 owners.append(key)
             except (UnreadableMedia, OSError) as error:
-                # A disk or permissions may be mended without a trace in size or time.
-                encoded[key] = _Encoded(nothing, str(error), lasting=isinstance(error, UnreadableMedia))
+                # A disk, permissions or a missing extra may be mended without a trace in size or time.
+                encoded[key] = _Encoded(
+                    nothing, str(error), lasting=isinstance(error, UnreadableMedia) and not isinstance(error, MissingDecoder)
+                )
         if samples:
             for key, windows in zip(owners, encoder.encode_windows(samples), strict=True):
                 finite = np.isfinite(windows).all()
@@ -228,7 +229,3 @@ def _size_and_time(path: str) -> tuple[int, int] | None:
     except OSError:  # the same error comes when it is loaded, and is told then
         return None
     return status.st_size, status.st_mtime_ns
-
-
-def _shown(path: str) -> str:
-    return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -43,8 +43,8 @@ class LabelledItem:
 
     @property
     def stratum(self) -> str:
-        """What a split is balanced by: its emotion, or all that it may be."""
-        return self.emotion or "+".join(sorted(self.emotions))
+        """What a split is balanced by: its emotion, or all that it may be, marked: a known emotion is not one that a quadrant leaves."""
+        return self.emotion or f"{'+'.join(sorted(self.emotions))}?"
 
     def __str__(self) -> str:
         return f"{self.path} ({self.where})" if self.where else self.path
@@ -75,21 +75,17 @@ def of_split(items: Sequence[LabelledItem], split: str, path: str) -> list[Label
     """The items of one split, or all where it is empty. Raises LabelError where there are none; `path` is that of the labels."""
     chosen = [item for item in items if not split or item.split == split]
     if not chosen:
+        if not items and os.path.isdir(path):
+            raise LabelError(
+                f"{path} has no labelled files", "it takes a subfolder for each emotion, such as happy or sad, with files in it"
+            )
         splits = ", ".join(sorted({item.split or "(none)" for item in items}))
         raise LabelError(f"{path} has no rows" + (f" of the split {split!r}" if split else ""), f"its splits: {splits}" if splits else "")
     return chosen
 
 
 def _read_csv(path: str, note: Tell | None) -> list[LabelledItem]:
-    text = csv_text(path)
-    first_line = text.partition("\n")[0]
-    reader = csv.DictReader(io.StringIO(text), delimiter=max(",;\t", key=first_line.count))
-    try:
-        columns = [name.strip().lower() for name in reader.fieldnames or ()]
-        reader.fieldnames = columns
-        rows = [(reader.line_num, row) for row in reader]
-    except csv.Error as error:
-        raise LabelError(f"{path}, line {reader.line_num}: {error}", "is there a quotation mark that never ends?") from error
+    columns, rows = csv_rows(path)
     missing = {"file", "emotion"} - set(columns)
     if missing:
         raise LabelError(f"{path}: the first line has no column {' and '.join(sorted(missing))}", "a labels CSV begins with: file,emotion")
@@ -108,6 +104,22 @@ def _read_csv(path: str, note: Tell | None) -> list[LabelledItem]:
     if note and len(items) < len(rows):
         note(f"{path}: {len(rows) - len(items):,} of {len(rows):,} rows name a file that an earlier one names, and are left out")
     return list(items.values())
+
+
+def csv_rows(path: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """The names of the columns, in lower case, and each row with the number of its last line.
+
+    Commas, semicolons or tabs separate them. A row of another length has None among its keys or values. Raises LabelError.
+    """
+    text = csv_text(path)
+    first_line = text.partition("\n")[0]
+    reader = csv.DictReader(io.StringIO(text), delimiter=max(",;\t", key=first_line.count))
+    try:
+        columns = [name.strip().lower() for name in reader.fieldnames or ()]
+        reader.fieldnames = columns
+        return columns, [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise LabelError(f"{path}, line {reader.line_num}: {error}", "is there a quotation mark that never ends?") from error
 
 
 def csv_text(path: str) -> str:
@@ -186,16 +198,13 @@ def assign_splits(
     """The items with a split each: their own where any has one, or else drawn by `seed`, 80/10/10 of each emotion (paper, section 3.1).
 
     What is drawn depends on neither the order of the items nor the folder that they are all in. A group is never shared out, and files with
-    the same bytes are in one group. Every emotion, and every set of emotions that items may be, with three groups at least has one in each
-    split; with fewer it is trained on alone. Files with the same bytes whose emotions exclude each other are left out and told to
-    `dropped(path, reason)`; emotions that a split lacks are told to `note`. `path` is that of the labels, for messages.
+    the same bytes are in one group (`distinct`). Every emotion, and every set of emotions that items may be, with three groups at least has
+    one in each split; with fewer it is trained on alone. Emotions that a split lacks are told to `note`. `path` is that of the labels, for
+    messages.
 
     Raises LabelError where a split is drawn empty; for a name that is none of SPLITS; where a group, or the same bytes, have two splits.
     """
-    same = identical(item.path for item in items)
-    kept = _merged(_consistent(items, same, dropped), same)
-    if not kept:
-        raise LabelError(f"{path}: all of its files are copies of one another with different emotions")
+    kept = distinct(items, path, dropped)
     if any(item.split for item in items):
         _check_splits(kept)
         unnamed = sum(not item.split for item in kept)
@@ -206,6 +215,17 @@ def assign_splits(
     if note:
         for lack in _lacks(kept):
             note(f"{path}: {lack}")
+    return kept
+
+
+def distinct(items: Sequence[LabelledItem], path: str, dropped: Callable[[str, str], None] | None = None) -> list[LabelledItem]:
+    """The items, those with the same bytes in one group. Where their emotions exclude each other they are left out and told to
+    `dropped(path, reason)`. Raises LabelError where none is left; `path` is that of the labels.
+    """
+    same = identical(item.path for item in items)
+    kept = _merged(_consistent(items, same, dropped), same)
+    if not kept:
+        raise LabelError(f"{path}: all of its files are copies of one another with different emotions")
     return kept
 
 

@@ -2,8 +2,8 @@
 
 Shape letters: q queries, b queries of a block, m candidates, e emotion dim, c labels of candidates, v metrics.
 
-Vectorised over blocks of queries, so that memory does not grow with q * m. Candidates of one score count as their orders do on average, so
-that a space in which all is one point is no better than chance, whatever the order of the data.
+Vectorised over blocks of queries, so that memory does not grow with q * m. In P@k, candidates of one score count as their orders do on
+average; in MRR, by the rank to be expected: a space in which all is one point is no better than chance, whatever the order of the data.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Retrieval:
     reciprocal_rank: np.ndarray
     """(q,): 1 / rank of the first correct one; where it ties with others, 1 / the rank to be expected."""
     chance: np.ndarray
-    """(q,): the share of correct ones among all candidates, which is what random ranking gives for every k."""
+    """(q,): the share of correct ones among all candidates, which is what random ranking gives for every k up to their number."""
     labels: np.ndarray
     """(c,): the labels that candidates have, sorted."""
     shares: np.ndarray
@@ -123,12 +123,11 @@ def macro(values: np.ndarray, labels: np.ndarray) -> tuple[float, dict[str, floa
 
 
 def intervals(values: np.ndarray, labels: np.ndarray, groups: np.ndarray, *, seed: int = 0) -> np.ndarray:
-    """(q, v) -> (v, 2): the 95 % bootstrap interval of each metric's `macro`; NaN where nothing was measured.
+    """(q, v) -> (v, 2): the 95 % bootstrap interval of each metric's `macro`; NaN without a query, or with one group alone of a label.
 
     Whole groups of queries (songs; each photo is its own) are drawn with replacement within each label, since clips of one song are no
     independent measurements (percentile interval; Efron and Tibshirani 1993, chapters 8 and 13). Candidates stay as they are: where they
-    are a few dozen songs, which songs those are is the greater uncertainty, and this interval is too narrow. A label with one group adds
-    no width.
+    are a few dozen songs, which songs those are is the greater uncertainty, and this interval is too narrow.
     """
     known = ~np.isnan(values).any(axis=1)
     if not known.any():
@@ -140,6 +139,8 @@ def intervals(values: np.ndarray, labels: np.ndarray, groups: np.ndarray, *, see
         chosen = known & (labels == label)
         group = np.unique(groups[chosen], return_inverse=True)[1]
         counts = np.bincount(group)
+        if len(counts) == 1:  # how far others would lie from it nobody knows, which is not nowhere
+            return np.full((values.shape[1], 2), np.nan)
         sums = np.stack([np.bincount(group, column) for column in values[chosen].T], axis=1)
         for start in range(0, RESAMPLES, RESAMPLE_BLOCK):
             drawn = rng.integers(0, len(counts), (RESAMPLE_BLOCK, len(counts)))

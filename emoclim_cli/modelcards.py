@@ -68,11 +68,15 @@ def _data(about: Mapping[str, Any]) -> str:
     parts = [f"{str(about['data']).removesuffix('.')}."] if "data" in about else []
     files: Mapping[str, str] = about.get("labels", {})
     if files:
-        parts.append("Labels: " + ", ".join(f"`{file}` ({kind})" for kind, file in files.items()) + ".")
+        parts.append("Labels: " + ", ".join(f"`{file}` ({kind})" for kind, file in files.items() if kind != "teacher") + ".")
     for kind, columns in about.get("counts", {}).items():
         for column, title in (("by_emotion", f"{kind} by emotion"), ("by_source", f"{kind} by source")):
             if columns.get(column):
                 parts.append(_counts(title, columns[column]))
+    if about.get("teacher"):
+        rows = ", ".join(f"{count} {emotion}" for emotion, count in about["teacher"].items())
+        of_file = f" (`{files['teacher']}`)" if "teacher" in files else ""
+        parts.append(f"Features of other music, from a teacher{of_file}, in the training alone: {rows}.")
     return "\n\n".join(parts)
 
 
@@ -88,7 +92,10 @@ def _splits(about: Mapping[str, Any]) -> str:
     what = "softmax temperature that turns cosines into percentages"
     best = about.get("recipe", {}).get("best_epoch")
     chosen = f"The epoch that is kept and the {what} are chosen" if best else f"The {what} is chosen"
-    text = f"The rows of a group (a song, a photo) are in one split. The projections learn from train. {chosen} on val."
+    text = (
+        "The splits are those of the labels or, where no row names one, 80/10/10 of each emotion, drawn by the recipe's seed. The rows of a "
+        f"group (a song, a photo) are in one split. The projections learn from train. {chosen} on val."
+    )
     return text + (" Nothing is chosen on test." if about.get("test_metrics") else "")
 
 

@@ -24,6 +24,7 @@ from emoclim_cli.errors import ModelError
 from emoclim_cli.media import MediaKind
 
 FORMAT_VERSION = 1
+SPACE_FILE = "space.json"
 DEFAULT_SPACE = "emoclim-1"
 
 
@@ -137,7 +138,7 @@ class EmotionSpace:
             "temperature": self.temperature,
         }
         description = own | {key: value for key, value in self.about.items() if key not in own}
-        files = {"weights.safetensors": to_bytes(self._arrays()), "space.json": (json.dumps(description, indent=2) + "\n").encode()}
+        files = {"weights.safetensors": to_bytes(self._arrays()), SPACE_FILE: (json.dumps(description, indent=2) + "\n").encode()}
         if card:
             files["README.md"] = card.encode()
         temporaries = {name: folder / f".{name}.{os.getpid()}" for name in files}
@@ -161,7 +162,7 @@ class EmotionSpace:
         from safetensors.numpy import load_file
 
         try:
-            text = dict(json.loads((folder / "space.json").read_text(encoding="utf-8")))
+            text = dict(json.loads((folder / SPACE_FILE).read_text(encoding="utf-8")))
             # First: a newer format may keep its weights elsewhere.
             if text.get("format") != FORMAT_VERSION:
                 raise ModelError(
@@ -212,7 +213,7 @@ def space_folders(installed: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for parent in (shipped_spaces(), installed):
         if parent.is_dir():
-            found.update({folder.name: folder for folder in sorted(parent.iterdir()) if (folder / "space.json").is_file()})
+            found.update({folder.name: folder for folder in sorted(parent.iterdir()) if (folder / SPACE_FILE).is_file()})
     return found
 
 
@@ -221,6 +222,10 @@ def load_space(name_or_folder: str, installed: Path) -> EmotionSpace:
     folders = space_folders(installed)
     if name_or_folder in folders:
         return EmotionSpace.load(folders[name_or_folder])
-    if (Path(name_or_folder) / "space.json").is_file():
+    if (Path(name_or_folder) / SPACE_FILE).is_file():
         return EmotionSpace.load(Path(name_or_folder))
+    if Path(name_or_folder).is_dir():
+        raise ModelError(
+            f"the folder {name_or_folder!r} holds no space: there is no {SPACE_FILE} in it", f"known: {', '.join(folders) or 'none'}"
+        )
     raise ModelError(f"there is no space {name_or_folder!r}", f"known: {', '.join(folders) or 'none'}; or give the folder of one")

@@ -74,4 +74,9 @@ CONSTANTS = {
 
 def settings(recipe: Recipe) -> dict[str, Any]:
     """What a space says of its recipe: every setting that had a say."""
-    return {name: value for name, value in asdict(recipe).items() if recipe.loss in CONSTANTS.get(name, (recipe.loss,))}
+    said = {name: value for name, value in asdict(recipe).items() if recipe.loss in CONSTANTS.get(name, (recipe.loss,))}
+    if not recipe.softness:
+        said.pop("sharpness", None)
+    if not recipe.teacher_share:
+        said.pop("teacher_share")
+    return said

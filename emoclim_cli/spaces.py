@@ -6,7 +6,8 @@ Shape letters: n items, e emotion dim, c emotions.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from emoclim_cli.datasets import LabelledFeatures
 from emoclim_cli.emotions import EMOTIONS
 from emoclim_cli.encoders import EncoderInfo
 from emoclim_cli.errors import LabelError
-from emoclim_cli.labels import SPLITS
+from emoclim_cli.labels import SPLITS, LabelledItem
 from emoclim_cli.media import MediaKind
 from emoclim_cli.projections import EmotionSpace, Projection, unit
 from emoclim_cli.recipes import Recipe, settings
@@ -26,6 +27,8 @@ from emoclim_cli.training import Epoch, Features, Tell, Trained, measurable, tra
 
 def by_split(features: Features) -> dict[str, dict[MediaKind, LabelledFeatures]]:
     """The features of the splits train, val and test, the last only of kinds that have one. Raises LabelError for an empty train or val."""
+    for kind, whole in features.items():
+        check_splits(whole.items, kind)
     parts: dict[str, dict[MediaKind, LabelledFeatures]] = {}
     for name in SPLITS:
         parts[name] = {}
@@ -33,9 +36,15 @@ def by_split(features: Features) -> dict[str, dict[MediaKind, LabelledFeatures]]
             part = whole.take(np.array([item.split == name for item in whole.items], bool))
             if len(part):
                 parts[name][kind] = part
-            elif name != "test":
-                raise LabelError(f"the split {name} has no {kind.plural}", "name train and val in the column split, or leave it out")
     return parts
+
+
+def check_splits(items: Iterable[LabelledItem], kind: MediaKind) -> None:
+    """Raises LabelError for an empty train or val."""
+    found = {item.split for item in items}
+    for name in ("train", "val"):
+        if name not in found:
+            raise LabelError(f"the split {name} has no {kind.plural}", "name train and val in the column split, or leave it out")
 
 
 def _check_emotions(features: Features) -> None:
@@ -127,7 +136,7 @@ def train_space(
     vectors = np.concatenate([trained.projections[kind](features.pooled()) for kind, features in val.items()])
     temperature = calibrated_temperature(vectors, np.concatenate([features.labels for features in val.values()]), centres)
     found = {
-        "recipe": settings(recipe),
+        "recipe": settings(recipe if teacher else replace(recipe, teacher_share=0.0)),
         "best_epoch": trained.best_epoch,
         "counts": counted(parts),
         "metrics": measured(trained.projections, val),

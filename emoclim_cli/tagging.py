@@ -20,6 +20,7 @@ from emoclim_cli.errors import LabelError, ModelError, UsageError
 from emoclim_cli.labels import SPLITS
 from emoclim_cli.magnatagatune import TagSet
 from emoclim_cli.projections import Projection
+from emoclim_cli.training import spread
 
 VECTORS = ("emotion", "features")
 """What a clip is to the head: its emotion vector, or the features that this is made from."""
@@ -221,7 +222,7 @@ def _train_head(train: Clips, val: Clips, recipe: HeadRecipe, on_epoch: Callable
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
     x, y = torch.from_numpy(train.vectors), torch.from_numpy(train.carried.astype(np.float32))
-    network = HeadNetwork(x.mean(0), x.std(0, correction=0).clamp(min=1e-6), y.shape[1], recipe.hidden)
+    network = HeadNetwork(x.mean(0), spread(x), y.shape[1], recipe.hidden)
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     batches = max(1, len(x) // recipe.batch)  # none smaller than `batch`: batch norm cannot do with one clip
     names = [str(i) for i in range(y.shape[1])]

@@ -34,6 +34,12 @@ PARTS = ("w1", "b1", "w2", "b2")
 """The arrays of a Projection."""
 
 
+def spread(x: Tensor) -> Tensor:
+    """(n, d) -> (d,): the standard deviation of each feature; 1 for one that is constant, which is not to be blown up where it varies."""
+    std = x.std(0, correction=0)
+    return torch.where(std < 1e-6, 1.0, std)
+
+
 class Mlp(nn.Module):
     """Standardise - Linear - BatchNorm - ReLU - Dropout - Linear - unit norm (paper, section 2.2)."""
 
@@ -211,7 +217,7 @@ def _train(
 
 def _begin(items: Mapping[MediaKind, _Items], recipe: Recipe) -> _State:
     torch.manual_seed(recipe.seed)
-    models = {kind: Mlp(part.windows.mean(0), part.windows.std(0, correction=0).clamp(min=1e-6), recipe) for kind, part in items.items()}
+    models = {kind: Mlp(part.windows.mean(0), spread(part.windows), recipe) for kind, part in items.items()}
     parameters = [p for model in models.values() for p in model.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
     return _State(models, optimizer, np.random.default_rng(recipe.seed))

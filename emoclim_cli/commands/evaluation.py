@@ -20,7 +20,9 @@ def evaluate(
     music: MusicOption = "",
     space: SpaceOption = "",
     split: Annotated[str, typer.Option(metavar="NAME", help="Only rows of this split.")] = "",
-    seed: Annotated[int, typer.Option(help="Draws the splits of labels that name none, as `emoclim train --seed` does.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Draws the splits of labels that name none; else the seed that the space was trained with.")
+    ] = None,
     level: Annotated[
         str,
         typer.Option(
@@ -45,6 +47,8 @@ def evaluate(
     if plot:
         plots.check(Path(plot))
     loaded = places.load_space(space, places.known_library(library))
+    trained_with = int(loaded.about.get("recipe", {}).get("seed", 0))
+    drawn_by = trained_with if seed is None else seed
     features = {}
     for kind, source in ((MediaKind.PHOTO, photos), (MediaKind.MUSIC, music)):
         if source:
@@ -53,10 +57,12 @@ def evaluate(
             places.fetch(info.weights, places.is_offline(offline))
             slides = kind is MediaKind.MUSIC and level == evaluation.SLIDING
             encoder = build(info.name, places.weights_cache(), device, overlap=evaluation.SLIDING_OVERLAP if slides else 0.0)
-            features[kind] = features_of(source, split, encoder, seed=seed)
+            features[kind] = features_of(source, split, encoder, seed=drawn_by)
+    if not split:
+        console.note("measured on all rows: on those that the space has learnt from the figures say nothing; --split val or test")
     report = evaluation.evaluate(loaded.projections, features, level)
     if plot:
-        plots.draw(Path(plot), loaded, evaluation.sides_of(loaded.projections, features, level), report, level, seed=seed)
+        plots.draw(Path(plot), loaded, evaluation.sides_of(loaded.projections, features, level), report, level, seed=drawn_by)
         console.note(f"drawn: {plot}")
     if json:
         directions = {name: direction.as_json() for name, direction in report.items()}

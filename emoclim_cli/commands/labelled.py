@@ -23,12 +23,26 @@ def labelled_items(source: str, seed: int) -> list[LabelledItem]:
     left_out: list[tuple[str, str]] = []
     items = read_labels(source, note=console.note)
     items = assign_splits(items, seed, source, console.warn, lambda path, reason: left_out.append((path, reason)))
+    _tell(left_out, len(left_out) + len(items))
+    return items
+
+
+def _items(source: str, split: str) -> list[LabelledItem]:
+    """Those of all splits, or of one that has a name of the user's own."""
+    from emoclim_cli.labels import distinct, read_labels
+
+    left_out: list[tuple[str, str]] = []
+    items = distinct(read_labels(source, split, console.note), source, lambda path, reason: left_out.append((path, reason)))
+    _tell(left_out, len(left_out) + len(items))
+    return items
+
+
+def _tell(left_out: Sequence[tuple[str, str]], total: int) -> None:
     shown = left_out if console.verbose else left_out[: console.ERRORS_SHOWN]
     for path, reason in shown:
         console.warn(f"{printable(path)} is left out: {reason}")
     if len(left_out) > len(shown):
-        console.warn(f"{len(left_out) - len(shown):,} more for that reason; all of them: emoclim -v")
-    return items
+        console.warn(f"{len(left_out):,} of {total:,} files are left out; all of them and why: emoclim -v")
 
 
 def features_of(source: str, split: str, encoder: Encoder, *, quadrants: bool = False, seed: int = 0) -> LabelledFeatures:
@@ -36,9 +50,9 @@ def features_of(source: str, split: str, encoder: Encoder, *, quadrants: bool = 
 
     Where no file has a split of its own, train, val and test are those that `labelled_items` draws by `seed`.
     """
-    from emoclim_cli.labels import SPLITS, of_split, read_labels
+    from emoclim_cli.labels import SPLITS, of_split
 
-    items = of_split(labelled_items(source, seed), split, source) if split in SPLITS else read_labels(source, split, console.note)
+    items = of_split(labelled_items(source, seed), split, source) if split in SPLITS else _items(source, split)
     chosen = [item for item in items if item.emotion or quadrants]
     if not chosen:
         raise LabelError(f"{source}: no file has an emotion of its own, only a quadrant, awe or disgust")
@@ -49,12 +63,16 @@ def features_of_items(items: Sequence[LabelledItem], encoder: Encoder) -> Labell
     from emoclim_cli.datasets import labelled_features
     from emoclim_cli.encoders.devices import cores
 
-    with console.progress(f"features of {encoder.info.kind.plural}", len(items)) as advance:
-        return labelled_features(
-            items,
-            encoder,
-            places.cache() / "features",
-            jobs=cores(),
-            progress=lambda done, _total: advance(done),
-            unusable=lambda path, reason: console.warn(f"{path}: {reason}"),
-        )
+    left_out: list[tuple[str, str]] = []
+    try:
+        with console.progress(f"features of {encoder.info.kind.plural}", len(items)) as advance:
+            return labelled_features(
+                items,
+                encoder,
+                places.cache() / "features",
+                jobs=cores(),
+                progress=lambda done, _total: advance(done),
+                unusable=lambda path, reason: left_out.append((path, reason)),
+            )
+    finally:
+        _tell(left_out, len(items))

@@ -19,18 +19,25 @@ from emoclim_cli.media import MediaKind
 from emoclim_cli.recipes import RECIPES, Recipe, with_loss
 
 if TYPE_CHECKING:
-    from emoclim_cli.datasets import LabelledFeatures
-    from emoclim_cli.encoders import EncoderInfo
+    from emoclim_cli.labels import LabelledItem
     from emoclim_cli.training import Epoch
 
 
 def _check_writable(folder: str) -> None:
     """Before hours of work, not after them. Raises UsageError."""
+    from emoclim_cli import checkpoints
+    from emoclim_cli.projections import SPACE_FILE
+
+    if not folder:
+        raise UsageError("-o is empty", "name the folder of the space with -o")
     there = os.path.abspath(folder)
     while not os.path.exists(there):
         there = os.path.dirname(there)
     if not os.path.isdir(there) or not os.access(there, os.W_OK):
         raise UsageError(f"{folder} cannot be written: {there} is no folder that may be written to", "name another with -o")
+    names = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+    if names and not names & {SPACE_FILE, checkpoints.NAME}:
+        raise UsageError(f"{folder} holds other files, and no space that could be replaced", "name a new folder with -o")
 
 
 def _recipe(name: str, loss: str, epochs: int, seed: int) -> Recipe:
@@ -46,15 +53,15 @@ def _recipe(name: str, loss: str, epochs: int, seed: int) -> Recipe:
     return replace(recipe, seed=seed, epochs=epochs or recipe.epochs)
 
 
-def _features(source: str, recipe: Recipe, info: EncoderInfo, device: str, offline: bool) -> LabelledFeatures:
-    """Of every file that is in a split and of use to the recipe."""
-    from emoclim_cli.encoders import build
+def _items(source: str, recipe: Recipe, kind: MediaKind) -> list[LabelledItem]:
+    """Every file that is in a split and of use to the recipe. Raises LabelError, before anything is fetched or encoded."""
+    from emoclim_cli.spaces import check_splits
 
-    places.fetch(info.weights, places.is_offline(offline))
     items = [item for item in labelled_items(source, recipe.seed) if item.split and (item.emotion or recipe.quadrants)]
     if not items:
-        raise LabelError(f"{source}: no split has {info.kind.plural} with an emotion", "the column split says train, val or test")
-    return features_of_items(items, build(info.name, places.weights_cache(), device))
+        raise LabelError(f"{source}: no split has {kind.plural} with an emotion", "the column split says train, val or test")
+    check_splits(items, kind)
+    return items
 
 
 def _same_command() -> str:
@@ -90,7 +97,7 @@ def train(
     """
     from emoclim_cli import checkpoints, modelcards, spaces
     from emoclim_cli.datasets import read_features
-    from emoclim_cli.encoders import encoder_info
+    from emoclim_cli.encoders import build, encoder_info
 
     chosen = _recipe(recipe, loss, epochs, seed)
     infos = {info.kind: info for info in map(encoder_info, (photo_encoder, music_encoder))}
@@ -101,7 +108,12 @@ def train(
         raise UsageError(f"--recipe {recipe} has no use for a --teacher", "--recipe shipped has")
     taught = read_features(teacher, MediaKind.MUSIC, infos[MediaKind.MUSIC].dim, console.note) if teacher else None
     sources = {MediaKind.PHOTO: photos, MediaKind.MUSIC: music}
-    features = {kind: _features(source, chosen, infos[kind], device, offline) for kind, source in sources.items()}
+    named = {kind.plural: source for kind, source in sources.items()} | ({"teacher": teacher} if teacher else {})
+    items = {kind: _items(source, chosen, kind) for kind, source in sources.items()}
+    features = {}
+    for kind, info in infos.items():
+        places.fetch(info.weights, places.is_offline(offline))
+        features[kind] = features_of_items(items[kind], build(info.name, places.weights_cache(), device))
     parts = spaces.by_split(features)
     checkpoint = Path(output) / checkpoints.NAME
     if restart:
@@ -122,13 +134,14 @@ def train(
                 infos,
                 on_epoch,
                 teacher=taught,
-                about={"labels": {kind.plural: os.path.basename(os.path.abspath(source)) for kind, source in sources.items()}},
+                about={"labels": {name: os.path.basename(os.path.abspath(source)) for name, source in named.items()}},
                 checkpoint=checkpoint,
                 tell=console.note,
             )
         space.save(Path(output), modelcards.render(space))
     except KeyboardInterrupt:
-        console.note(f"kept in {output}: {done} of {console.counted(chosen.epochs, 'epoch')}; go on with: {_same_command()}")
+        if done:
+            console.note(f"kept in {output}: {done} of {console.counted(chosen.epochs, 'epoch')}; go on with: {_same_command()}")
         raise
     checkpoints.remove(checkpoint)
     if json:

@@ -5,6 +5,7 @@ Shape letters: n tracks, w windows, s samples, p network inputs, d feature dim.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,8 @@ NETWORKS = {
 
 class MusicEncoder:
     def __init__(self, info: EncoderInfo, paths: Sequence[Path]) -> None:
+        # ONNX Runtime's wheels report their use to its makers, unless told not to before it is loaded. Nothing is to leave this machine.
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
         import onnxruntime as ort
 
         self.info = info
