@@ -93,8 +93,8 @@ def _splits(about: Mapping[str, Any]) -> str:
     best = about.get("recipe", {}).get("best_epoch")
     chosen = f"The epoch that is kept and the {what} are chosen" if best else f"The {what} is chosen"
     text = (
-        "The splits are those of the labels or, where no row names one, 80/10/10 of each emotion, drawn by the recipe's seed. The rows of a "
-        f"group (a song, a photo) are in one split. The projections learn from train. {chosen} on val."
+        "The splits are those of the labels or, where no row names one, 80/10/10 of each emotion, drawn by the recipe's seed. The rows of "
+        f"a group (a song, a photo) are in one split. The projections learn from train. {chosen} on val."
     )
     return text + (" Nothing is chosen on test." if about.get("test_metrics") else "")
 

@@ -183,6 +183,18 @@ def test_options_that_make_no_sense(somebody: User, args: list[str], code: int, 
     assert not (somebody.home / "nothing").exists()
 
 
+def test_a_folder_with_other_files_is_left_alone(somebody: User) -> None:
+    folder = somebody.home / "project"
+    folder.mkdir()
+    (folder / "README.md").write_text("mine")
+    for output in ("project", "media/photos", ""):
+        done = somebody.run("train", *labels(somebody), "-o", output, "--epochs", "1")
+        assert (done.code, done.out) == (2, b"")
+        assert "-o" in done.err
+    assert [path.name for path in folder.iterdir()] == ["README.md"]
+    assert (folder / "README.md").read_text() == "mine"
+
+
 def test_an_empty_split_says_what_to_do_and_writes_nothing(somebody: User) -> None:
     text = (somebody.media / "music.csv").read_text(encoding="utf-8")
     (somebody.media / "no-val.csv").write_text(text.replace(",val", ",train"), encoding="utf-8")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -410,6 +411,16 @@ def loaded_after(code: str) -> set[str]:
     code += f"\nimport sys\nprint(*(name for name in {HEAVY!r} if name in sys.modules))"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True)
     return set(done.stdout.split())
+
+
+def test_nothing_is_told_to_the_makers_of_onnx_runtime(weights_cache: Path, tmp_path: Path) -> None:
+    """Where it reports its use, it keeps a device id and a queue of events in the home folder."""
+    code = f"""
+from pathlib import Path; from emoclim_cli.encoders import build; import time
+build('vibenet', Path({str(weights_cache)!r})); time.sleep(0.5)"""
+    home = {name: str(tmp_path) for name in ("HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME")}
+    subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, env={**os.environ, **home, "ORT_DISABLE_TELEMETRY": ""}, check=True)
+    assert list(tmp_path.rglob("*")) == []
 
 
 def test_the_table_costs_no_import() -> None:

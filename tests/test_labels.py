@@ -259,7 +259,7 @@ def test_no_rows_at_all(tmp_path: Path) -> None:
     assert refusal(path).message == f"{path} has no rows"
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert refusal(str(empty)).message == f"{empty} has no rows"
+    assert refusal(str(empty)).message == f"{empty} has no labelled files"
 
 
 def test_a_folder_of_an_unknown_emotion(tmp_path: Path) -> None:
@@ -569,3 +569,11 @@ def test_the_labels_of_the_shipped_space_can_be_split(shared_data: Path) -> None
         notes: list[str] = []
         assert assign_splits(items, 0, path, notes.append) == items
         assert notes == []
+
+
+def test_sad_music_is_shared_out_apart_from_what_is_sad_by_its_quadrant(tmp_path: Path) -> None:
+    """Or a few sad songs among many pieces of the third quadrant may be missing in a split."""
+    items = [LabelledItem(str(tmp_path / f"{i}"), "sad" if i < 8 else "", frozenset(("sad",)), f"{i}") for i in range(208)]
+    for seed in range(10):
+        kept = assign_splits(items, seed, "labels.csv")
+        assert {item.split for item in kept if item.emotion} == {"train", "val", "test"}

@@ -276,9 +276,11 @@ def test_an_interval_is_about_as_wide_as_theory_says() -> None:
     assert mistaken[1] - mistaken[0] < (alone[1] - alone[0]) / 2.5
 
 
-def test_one_group_for_each_label_has_no_width() -> None:
+def test_one_group_of_a_label_tells_nothing_of_others() -> None:
     values, labels = np.array([[0.0, 1.0], [1.0, 1.0], [0.25, 0.0]]), np.array(["sad", "sad", "happy"])
-    assert intervals(values, labels, np.array(["a", "a", "b"])).tolist() == [[0.375, 0.375], [0.5, 0.5]]
+    assert np.isnan(intervals(values, labels, np.array(["a", "a", "b"]))).all()
+    assert np.isnan(intervals(values, labels, np.array(["a", "c", "b"]))).all()
+    assert not np.isnan(intervals(values[:2], labels[:2], np.array(["a", "c"]))).any()
 
 
 def test_an_interval_of_nothing_is_not_a_number() -> None:

@@ -290,6 +290,27 @@ def test_a_teachers_rows_scatter_like_windows() -> None:
     assert torch.allclose(x[taught].std(0), part.scatter().std(0), rtol=0.2)
 
 
+def test_a_feature_that_is_constant_in_training_is_not_blown_up(data: Mapping[MediaKind, LabelledFeatures]) -> None:
+    def with_column(features: LabelledFeatures, value: float) -> LabelledFeatures:
+        return replace(features, windows=np.column_stack([features.windows, np.full(len(features.windows), value, np.float32)]))
+
+    trained = train(with_column(data[PHOTO], 0.0), with_column(data[MUSIC], 0.0), SMALL)
+    for kind in MediaKind:
+        same_column, other = (trained.projections[kind](with_column(data[kind], value).pooled()) for value in (0.0, 0.01))
+        assert np.allclose(same_column, other, atol=0.05)
+
+
+def test_matrices_this_small_are_computed_on_one_thread(data: Mapping[MediaKind, LabelledFeatures]) -> None:
+    """Others would wait for each other, and sum in another order."""
+    seen: list[int] = []
+    torch.set_num_threads(2)
+    try:
+        train(data[PHOTO], data[MUSIC], SMALL, on_epoch=lambda _: seen.append(torch.get_num_threads()))
+        assert (set(seen), torch.get_num_threads()) == ({1}, 2)
+    finally:
+        torch.set_num_threads(1)
+
+
 def test_nothing_to_train_on(data: Mapping[MediaKind, LabelledFeatures]) -> None:
     nothing = data[PHOTO].take(np.zeros(len(data[PHOTO]), bool))
     with pytest.raises(LabelError, match="no photos with an emotion to train on"):
