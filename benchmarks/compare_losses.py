@@ -14,10 +14,11 @@ import argparse
 import os
 import platform
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from experiments import FOLDS, PHOTO_ENCODER, SHOWN, Task, features_of, means_of_folds, over_folds, over_seeds, run, table
+from experiments import FOLDS, PHOTO_ENCODER, SHOWN, Figures, Task, features_of, means_of_folds, over_folds, over_seeds, run, table
 
 from emoclim_cli.datasets import read_features
 from emoclim_cli.encoders import encoder_info
@@ -27,6 +28,17 @@ from emoclim_cli.media import MediaKind
 from emoclim_cli.recipes import RECIPES, with_loss
 
 OURS = "emoclim"
+
+
+def show(title: str, runs: Mapping[str, Sequence[Figures]]) -> None:
+    """The figures of each loss, a row of runs of several seeds."""
+    first = next(iter(runs.values()))
+    chance = ", ".join(
+        f"{name} ({level}) {first[0][name, level][2]:.3f} of {first[0][name, level][3]:.0f} queries" for name, level in SHOWN
+    )
+    print(f"\n{title}: P@5 / MRR, macro over emotions, mean ± standard deviation over {len(first)} seeds.\n")
+    print(table(runs.items(), "loss"))
+    print(f"\nChance P@5: {chance}.", flush=True)
 
 
 def main() -> None:
@@ -50,9 +62,6 @@ def main() -> None:
     if options.teacher:
         features["teacher"] = read_features(options.teacher, MediaKind.MUSIC, encoder_info(options.music_encoder).dim, print)
         tasks[f"{OURS}, with a teacher"] = replace(ours, teacher="teacher")
-    seeds = range(options.seeds)
-    on_val = run(features, {name: over_seeds(task, options.seeds) for name, task in tasks.items()})
-    by_fold = run(features, {name: [one for seed in seeds for one in over_folds(task, seed)] for name, task in tasks.items()})
     counts = ", ".join(
         f"{split} {sum(item.split == split for item in of.items)} {name}"
         for name, of in features.items()
@@ -60,15 +69,10 @@ def main() -> None:
         for split in ("train", "val")
     )
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}"
-    for title, runs in (
-        ("On val", on_val),
-        (f"By {FOLDS}-fold cross-validation in train", {name: means_of_folds(of) for name, of in by_fold.items()}),
-    ):
-        first = next(iter(runs.values()))[0]
-        chance = ", ".join(f"{name} ({level}) {first[name, level][2]:.3f} of {first[name, level][3]:.0f} queries" for name, level in SHOWN)
-        print(f"\n{title}: P@5 / MRR, macro over emotions, mean ± standard deviation over {options.seeds} seeds.\n")
-        print(table(runs.items(), "loss"))
-        print(f"\nChance P@5: {chance}.")
+    seeds = range(options.seeds)
+    show("On val", run(features, {name: over_seeds(task, options.seeds) for name, task in tasks.items()}))
+    by_fold = run(features, {name: [one for seed in seeds for one in over_folds(task, seed)] for name, task in tasks.items()})
+    show(f"By {FOLDS}-fold cross-validation in train", {name: means_of_folds(of) for name, of in by_fold.items()})
     print(f"\nItems: {counts}; {PHOTO_ENCODER}, {options.music_encoder}.")
     print(f"{paper.epochs} epochs of {paper.steps} steps each. {machine}: {time.perf_counter() - started:.0f} s.")
 

@@ -91,7 +91,7 @@ def main() -> None:
 
     parts = spaces.by_split({MediaKind.PHOTO: held["photos"], MediaKind.MUSIC: held["music"]})
     infos = {info.kind: info for info in map(encoder_info, (PHOTO_ENCODER, encoder))}
-    labels = {"photos": os.path.basename(options.photos), "music": os.path.basename(options.music)}
+    labels = {name: os.path.basename(getattr(options, name)) for name in ("photos", "music", "teacher")}
     about = {"licence": LICENCE, "data": DATA, "labels": labels}
     space, _ = spaces.train_space(options.output.name, parts, shipped, infos, teacher=held["teacher"], about=about)
     tables = {"encoder_table": table(by_encoder.items(), "music encoder"), "fold_table": table(by_fold.items(), "recipe")}

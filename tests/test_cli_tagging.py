@@ -90,7 +90,7 @@ def test_the_answer_as_json(first: Done) -> None:
 def test_what_is_left_out_is_told(somebody: User, first: Done) -> None:
     assert "1 clip listed but not on disk: left out" in first.err
     assert "1 clip without any of the tags: left out" in first.err
-    assert f"{somebody.media}/6/empty-0-29.mp3: is empty" in first.err
+    assert f"{somebody.media}/6/empty-0-29.mp3 is left out: is empty" in first.err
     assert "not measured" in first.err and "rare" in first.err
     assert first.json["per_tag"]["rare"] == {"roc_auc": None, "pr_auc": None, "chance_pr_auc": 0.0, "n": 0}
 

@@ -123,7 +123,7 @@ def test_a_teacher(somebody: User) -> None:
     assert "1 of 4 rows have a mood that is none of the seven emotions" in done.err
     assert described(somebody.home / "taught")["teacher"] == {"angry": 1, "sad": 2}
     card = (somebody.home / "taught" / "README.md").read_text(encoding="utf-8")
-    assert "from a teacher, in the training alone: 1 angry, 2 sad." in card
+    assert "from a teacher (`teacher.csv`), in the training alone: 1 angry, 2 sad." in card
 
 
 def test_stopped_and_gone_on_with(somebody: User, first: Done) -> None:
