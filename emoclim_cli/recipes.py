@@ -50,7 +50,7 @@ class Recipe:
     seed: int = 0
 
 
-_SHIPPED = Recipe(loss="emoclim", tau=0.2, learning_rate=3e-4, epochs=12, balanced=True, teacher_share=0.3, best_epoch=False)
+_SHIPPED = Recipe(loss="emoclim", tau=0.2, learning_rate=3e-4, epochs=12, teacher_share=0.3, best_epoch=False)
 RECIPES = {"paper": Recipe(), "shipped": _SHIPPED, "quadrants": replace(_SHIPPED, quadrants=True)}
 
 LOSS_SETTINGS: dict[str, dict[str, Any]] = {"va-regression": {"dim": 2}}

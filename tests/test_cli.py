@@ -1106,6 +1106,8 @@ def test_another_space_than_the_librarys_counts_nothing(user: User, tmp_path: Pa
     said = elsewhere.json("status", code=1)
     assert said["space"] == SPACE.name
     assert not any(said["emotions"]["photos"].values())
-    user.json("index", "--space", tmp_path / "other")
+    counted = user.json("status")
+    told = [user.run("index", "--space", tmp_path / "other").err for _ in range(2)]
+    assert [f"{counted['photos'] + counted['music']} items to map to the space" in text for text in told] == [True, False]
     checks = {check["name"]: check for check in user.json("doctor")["checks"]}
     assert other.id in checks["space"]["detail"]

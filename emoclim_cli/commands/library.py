@@ -134,6 +134,8 @@ def _index(
             if any(task.kind is kind for task in (*plan.new, *plan.changed)):
                 encoders(kind)  # what is missing is said before the first file is read
         summary = indexing.Summary.of(plan)
+        if plan.remap:
+            console.note(f"{console.counted(plan.remap, 'item')} to map to the space {loaded.name} anew, from stored features")
         waiting = {task.file.path for task in (*plan.new, *plan.changed)}
         jobs = jobs or cores()
         done = 0
