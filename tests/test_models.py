@@ -124,7 +124,7 @@ def report(shared_data: Path, weights_cache: Path, tmp_path_factory: pytest.Temp
         check=False,
     )
     assert done.returncode == 0, done.stderr.decode()
-    assert done.stderr == b""  # not one file could not be read
+    assert b"is left out" not in done.stderr  # every file could be read
     said: dict[str, Any] = json.loads(done.stdout)
     assert said["directions"]["image->image"]["n"] == len(some) == PHOTOS_PER_EMOTION * len(RETRIEVAL_EMOTIONS)
     assert said["directions"]["image->music"]["n"] == len(some)
