@@ -6,7 +6,7 @@ Shape letters: n photos, or pieces of music at a level; e emotion dim.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,11 +82,20 @@ def evaluate(
     a kind has no item of the six emotions, UsageError for another level.
     """
     sides = sides_of(projections, features, level)
-    report = {}
+    return {name: _direction(queries, candidates, result) for name, queries, candidates, result in retrievals(sides)}
+
+
+def retrievals(sides: Mapping[MediaKind, Side]) -> Iterator[tuple[str, Side, Side, Retrieval]]:
+    """The direction, its queries, its candidates and what is found, for every direction whose kinds are there."""
     for name, (query_kind, candidate_kind) in DIRECTIONS.items():
         if query_kind in sides and candidate_kind in sides:
-            report[name] = _direction(sides[query_kind], sides[candidate_kind], same=query_kind is candidate_kind)
-    return report
+            queries, candidates = sides[query_kind], sides[candidate_kind]
+            # Group names of photos and of music never meet, so they only matter within a kind.
+            groups = (queries.groups, candidates.groups) if query_kind is candidate_kind else (None, None)
+            result = retrieve(
+                queries.vectors, candidates.vectors, queries.labels, candidates.labels, query_groups=groups[0], candidate_groups=groups[1]
+            )
+            yield name, queries, candidates, result
 
 
 def sides_of(
@@ -112,12 +121,7 @@ def _side(projection: Projection, features: LabelledFeatures, level: str) -> Sid
     return Side(vectors, known.labels, known.groups, known.sources)
 
 
-def _direction(queries: Side, candidates: Side, *, same: bool) -> Direction:
-    # Group names of photos and of music never meet, so they only matter within a kind.
-    groups = (queries.groups, candidates.groups) if same else (None, None)
-    result = retrieve(
-        queries.vectors, candidates.vectors, queries.labels, candidates.labels, query_groups=groups[0], candidate_groups=groups[1]
-    )
+def _direction(queries: Side, candidates: Side, result: Retrieval) -> Direction:
     columns = {"p@1": result.precision[1], "p@5": result.precision[5], "mrr": result.reciprocal_rank, "chance_p@5": result.chance}
     overall = {name: macro(values, queries.labels) for name, values in columns.items()}
     emotions = sorted(overall["p@5"][1])

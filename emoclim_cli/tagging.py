@@ -20,7 +20,7 @@ from emoclim_cli.errors import LabelError, ModelError, UsageError
 from emoclim_cli.labels import SPLITS
 from emoclim_cli.magnatagatune import TagSet
 from emoclim_cli.projections import Projection
-from emoclim_cli.training import spread
+from emoclim_cli.training import folded, one_thread, spread
 
 VECTORS = ("emotion", "features")
 """What a clip is to the head: its emotion vector, or the features that this is made from."""
@@ -189,15 +189,8 @@ class HeadNetwork(nn.Module):
         logits: Tensor = self.second(F.relu(self.norm(self.first((x - self.mean) / self.std))))
         return logits
 
-    @torch.no_grad()
     def folded(self) -> Head:
-        """The same function at inference, as two affine layers."""
-        mean, var = self.norm.running_mean, self.norm.running_var
-        assert mean is not None and var is not None  # track_running_stats is on
-        scale = self.norm.weight / torch.sqrt(var + self.norm.eps)  # (h,)
-        w1 = (self.first.weight * scale[:, None]).T / self.std[:, None]
-        b1 = (self.first.bias - mean) * scale + self.norm.bias - self.mean @ w1
-        return Head(*(t.contiguous().numpy().copy() for t in (w1, b1, self.second.weight.T, self.second.bias)))
+        return Head(*folded(self.mean, self.std, self.first, self.norm, self.second))
 
 
 def train_head(train: Clips, val: Clips, recipe: HeadRecipe, on_epoch: Callable[[int, float], None] | None = None) -> TrainedHead:
@@ -210,12 +203,8 @@ def train_head(train: Clips, val: Clips, recipe: HeadRecipe, on_epoch: Callable[
         raise LabelError("a head needs two clips at least to be trained on")
     if recipe.epochs < 1:
         raise UsageError("training needs at least one epoch")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the matrices are small: threads cost more than they give, and sum in another order
-    try:
+    with one_thread():
         return _train_head(train, val, recipe, on_epoch)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _train_head(train: Clips, val: Clips, recipe: HeadRecipe, on_epoch: Callable[[int, float], None] | None) -> TrainedHead:

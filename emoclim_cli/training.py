@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -24,7 +25,7 @@ from emoclim_cli.emotions import EMOTIONS, RETRIEVAL_EMOTIONS
 from emoclim_cli.errors import LabelError, ModelError, UsageError
 from emoclim_cli.losses import loss_named
 from emoclim_cli.media import MediaKind
-from emoclim_cli.metrics import macro, retrieve
+from emoclim_cli.metrics import macro
 from emoclim_cli.projections import Projection
 from emoclim_cli.recipes import Recipe
 
@@ -38,6 +39,28 @@ def spread(x: Tensor) -> Tensor:
     """(n, d) -> (d,): the standard deviation of each feature; 1 for one that is constant, which is not to be blown up where it varies."""
     std = x.std(0, correction=0)
     return torch.where(std < 1e-6, 1.0, std)
+
+
+@torch.no_grad()
+def folded(mean: Tensor, std: Tensor, first: nn.Linear, norm: nn.BatchNorm1d, second: nn.Linear) -> list[np.ndarray]:
+    """Standardise - Linear - BatchNorm - ReLU - Linear at inference, as two affine layers: w1 (d, h), b1 (h,), w2 (h, e), b2 (e,)."""
+    running_mean, running_var = norm.running_mean, norm.running_var
+    assert running_mean is not None and running_var is not None  # track_running_stats is on
+    scale = norm.weight / torch.sqrt(running_var + norm.eps)  # (h,)
+    w1 = (first.weight * scale[:, None]).T / std[:, None]
+    b1 = (first.bias - running_mean) * scale + norm.bias - mean @ w1
+    return [t.contiguous().numpy().copy() for t in (w1, b1, second.weight.T, second.bias)]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """The matrices are small: threads cost more than they give, and sum in another order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Mlp(nn.Module):
@@ -55,15 +78,8 @@ class Mlp(nn.Module):
         x = (x - self.mean) / self.std
         return F.normalize(self.second(self.dropout(F.relu(self.norm(self.first(x))))), dim=1)
 
-    @torch.no_grad()
     def folded(self) -> Projection:
-        """The same function at inference, as two affine layers."""
-        mean, var = self.norm.running_mean, self.norm.running_var
-        assert mean is not None and var is not None  # track_running_stats is on
-        scale = self.norm.weight / torch.sqrt(var + self.norm.eps)  # (h,)
-        w1 = (self.first.weight * scale[:, None]).T / self.std[:, None]
-        b1 = (self.first.bias - mean) * scale + self.norm.bias - self.mean @ w1
-        return Projection(*(t.contiguous().numpy().copy() for t in (w1, b1, self.second.weight.T, self.second.bias)))
+        return Projection(*folded(self.mean, self.std, self.first, self.norm, self.second))
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,12 +185,8 @@ def train(
         raise LabelError("validation needs both photos and music")
     if recipe.epochs < 1:
         raise UsageError("training needs at least one epoch")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the matrices are small: threads cost more than they give, and sum in another order
-    try:
+    with one_thread():
         return _train({MediaKind.PHOTO: photos, MediaKind.MUSIC: music}, recipe, val or {}, on_epoch, teacher, checkpoint, tell)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _train(
@@ -258,16 +270,10 @@ def measurable(features: Features) -> dict[MediaKind, LabelledFeatures]:
 def _retrieval(projections: Mapping[MediaKind, Projection], val: Features) -> dict[str, tuple[float, float]]:
     """P@5 and MRR of `evaluation.evaluate` at clip level, without the rest of what it says, so that every epoch can have them."""
     sides = evaluation.sides_of(projections, measurable(val))
-    found = {}
-    for name, (query_kind, candidate_kind) in evaluation.DIRECTIONS.items():
-        if query_kind in sides and candidate_kind in sides:
-            queries, candidates = sides[query_kind], sides[candidate_kind]
-            groups = (queries.groups, candidates.groups) if query_kind is candidate_kind else (None, None)
-            result = retrieve(
-                queries.vectors, candidates.vectors, queries.labels, candidates.labels, query_groups=groups[0], candidate_groups=groups[1]
-            )
-            found[name] = (macro(result.precision[5], queries.labels)[0], macro(result.reciprocal_rank, queries.labels)[0])
-    return found
+    return {
+        name: (macro(result.precision[5], queries.labels)[0], macro(result.reciprocal_rank, queries.labels)[0])
+        for name, queries, _, result in evaluation.retrievals(sides)
+    }
 
 
 # --- stopped and gone on with ------------------------------------------------------------------------------------------------------------
