@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import platformdirs
@@ -97,3 +98,12 @@ def shared_data() -> Path:
     if not (REAL_DATA / "images.csv").is_file():
         pytest.skip("the labelled data are neither in EMOCLIM_DATA nor in ../shared/data beside the checkout")
     return REAL_DATA
+
+
+@pytest.fixture(scope="module")
+def one_torch_thread() -> Iterator[None]:
+    """For small networks: on a busy machine torch's threads wait for each other twenty times as long as they work."""
+    from emoclim_cli.training import one_thread
+
+    with one_thread():
+        yield

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -31,6 +31,8 @@ from emoclim_cli.tagging import (
 )
 
 SMALL = HeadRecipe(hidden=16, learning_rate=1e-2, batch=16, epochs=8)
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 # --- metrics -----------------------------------------------------------------------------------------------------------------------------
@@ -165,14 +167,6 @@ def test_a_split_of_which_no_clip_can_be_read() -> None:
 
 
 # --- the head ----------------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_the_layers_are_the_papers() -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,16 +22,8 @@ from emoclim_cli.projections import unit
 from emoclim_cli.recipes import Recipe, with_loss
 from emoclim_cli.training import Epoch, Mlp, Trained, train
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 SMALL = Recipe(dim=6, hidden=16, learning_rate=1e-2, batch=32, epochs=3, steps=12)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """These networks are small: on a busy machine torch's threads wait for each other twenty times as long as they work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def run(recipe: Recipe, data: Mapping[MediaKind, LabelledFeatures], val: Mapping[MediaKind, LabelledFeatures] | None = None) -> Trained:
