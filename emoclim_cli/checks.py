@@ -22,6 +22,8 @@ EXTRAS = {
     "heic": ("pillow_heif", "photos in HEIC"),
     "raw": ("rawpy", "previews of camera raw files"),
     "plot": ("matplotlib", "figures of emoclim evaluate --plot"),
+    "hub": ("huggingface_hub", "weights from a model hub"),
+    "clap": ("laion_clap", "the music encoder clap"),
 }
 """Extra -> the module that shows it is installed, and what it is for."""
 PACKAGES = {"torch": "torch", "onnxruntime": "onnxruntime", "lancedb": "lancedb", "av": "av", "pillow": "PIL", "mutagen": "mutagen"}
@@ -60,7 +62,7 @@ def run(library: str, cache: Path, load_space: Callable[[], EmotionSpace]) -> li
     except EmoclimError as error:
         checks.append(Check("space", False, error.message, error.hint))
     for row in weights.listing(cache):
-        hint = "" if row["present"] else f"emoclim models fetch {row['name']}"
+        hint = "" if row["present"] else row["command"]
         detail = f"{row['licence']}, {'in' if row['present'] else 'not in'} {cache}"
         checks.append(Check(f"weights {row['name']}", row["present"], detail, hint, needed=row["name"] in wanted))
     if packages["av"].ok and packages["pillow"].ok:

@@ -281,7 +281,10 @@ def show_checks(checks: Sequence[Check]) -> None:
 
 
 def show_weights(rows: Sequence[Mapping[str, Any]]) -> None:
-    table = [(r["name"], r["kind"], r["licence"], byte_size(r["bytes"]), "yes" if r["present"] else "no", r["source"]) for r in rows]
+    table = [
+        (r["name"], r["kind"], r["licence"], byte_size(r["bytes"]) if r["bytes"] else "-", "yes" if r["present"] else "no", r["source"])
+        for r in rows
+    ]
     show_table(("name", "kind", "licence", "download", "present", "source"), table, right=("download",))
 
 

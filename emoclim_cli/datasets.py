@@ -116,12 +116,13 @@ def labelled_features(
     cache: Path,
     *,
     jobs: int = 2,
-    batch_size: int = 16,
+    batch_size: int = 0,
     progress: Callable[[int, int], None] | None = None,
     unusable: Callable[[str, str], None] | None = None,
 ) -> LabelledFeatures:
     """Features of labelled files, through a cache that notices changed files (size, mtime) and another encoder.
 
+    `batch_size` files are encoded together, 0: as many as suit the encoder.
     A file that cannot be read is left out and told to `unusable(path, reason)`. Raises LabelError where none is left.
     """
     folder = cache / encoder.info.digest
@@ -135,7 +136,7 @@ def labelled_features(
             if progress:
                 progress(done + start, len(items))
             chunk = dict(list(missing.items())[start : start + CHUNK_ITEMS])
-            encoded = _encode_chunk(chunk, encoder, pool, batch_size)
+            encoded = _encode_chunk(chunk, encoder, pool, batch_size or encoder.batch_size)
             _write_chunk(folder, {key: part for key, part in encoded.items() if part.lasting})
             found.update(encoded)
     if progress:

@@ -130,13 +130,13 @@ def apply(
     space: EmotionSpace,
     *,
     jobs: int = 4,
-    batch_size: int = 32,
+    batch_size: int = 0,
 ) -> Generator[Outcome, None, None]:
     """Does what `plan` (made with this `space`) says, and yields an outcome for every file that was not `unchanged` or `skipped` in it.
 
     `encoders` is asked for an encoder only when its kind has files to encode. Files are read on `jobs` threads while batches are encoded in
-    the caller's. A batch's outcomes are yielded when it is committed: whatever ends the run, Ctrl-C or `close()`, costs at most the batch
-    in work. One file never ends it. Raises LibraryBusy, LibraryError, ModelError.
+    the caller's; `batch_size` 0 is what suits the encoder. A batch's outcomes are yielded when it is committed: whatever ends the run,
+    Ctrl-C or `close()`, costs at most the batch in work. One file never ends it. Raises LibraryBusy, LibraryError, ModelError.
     """
     with library.writing():
         library.set_roots(_merged(library.roots, plan.roots))
@@ -231,6 +231,7 @@ def _encode(
     tasks: Sequence[Task], plan: Plan, library: Library, encoder: Encoder, space: EmotionSpace, jobs: int, batch_size: int
 ) -> Iterator[Outcome]:
     kind = tasks[0].kind
+    batch_size = batch_size or encoder.batch_size
     loaded: list[_Loaded] = []
     failed: list[_Failed] = []
     window = max(jobs, batch_size)  # files read ahead of the batch in work: bounds memory

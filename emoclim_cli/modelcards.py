@@ -61,7 +61,12 @@ def _encoders(space: EmotionSpace) -> str:
         info = ENCODERS.get(name)
         rows.append((kind.plural, f"`{name}`", str(info.dim) if info else "-", info.licence if info else "-", f"`{space.digests[kind]}`"))
     columns = ("of", "encoder", "features", "licence", "weights")
-    return "Frozen: only the projections behind them are trained.\n\n" + table(columns, rows, words=len(columns))
+    said = "Frozen: only the projections behind them are trained."
+    if space.tuned:
+        names = " and ".join(f"`{space.encoders[kind]}`" for kind in space.tuned)
+        rate = space.about.get("recipe", {}).get("body_learning_rate")
+        said = f"{names} was trained together with its projection, at the learning rate {rate}, and its weights come with the space."
+    return f"{said}\n\n" + table(columns, rows, words=len(columns))
 
 
 def _data(about: Mapping[str, Any]) -> str:

@@ -25,6 +25,8 @@ from emoclim_cli.media import MediaKind
 
 FORMAT_VERSION = 1
 SPACE_FILE = "space.json"
+TUNED_FILE = "{kind}-encoder.safetensors"
+"""An encoder's own weights, in a space that was trained with it unfrozen."""
 DEFAULT_SPACE = "emoclim-1"
 
 
@@ -73,6 +75,8 @@ class EmotionSpace:
     """Of the softmax that turns cosines to prototypes into probabilities; calibrated when the space was trained."""
     about: Mapping[str, Any] = field(default_factory=dict)
     """Training configuration, data, licence, metrics: what a reader of `space.json` needs to know."""
+    tuned: Mapping[MediaKind, Path] = field(default_factory=dict)
+    """The weights of encoders that were trained together with their projection, in place of the published ones."""
 
     @property
     def dim(self) -> int:
@@ -120,7 +124,7 @@ class EmotionSpace:
         return {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
 
     def save(self, folder: Path, card: str = "") -> None:
-        """Writes `space.json`, `weights.safetensors` and, where there is one, the model card; a space that is there is replaced whole.
+        """Writes `space.json`, `weights.safetensors`, tuned weights and, where there is one, the card; a space there is replaced whole.
 
         Raises ModelError where the folder cannot be written.
         """
@@ -136,18 +140,23 @@ class EmotionSpace:
             "dim": self.dim,
             "emotions": list(self.emotions),
             "temperature": self.temperature,
+            **({"tuned": sorted(self.tuned)} if self.tuned else {}),
         }
         description = own | {key: value for key, value in self.about.items() if key not in own}
         files = {"weights.safetensors": to_bytes(self._arrays()), SPACE_FILE: (json.dumps(description, indent=2) + "\n").encode()}
         if card:
             files["README.md"] = card.encode()
-        temporaries = {name: folder / f".{name}.{os.getpid()}" for name in files}
+        temporaries: dict[str, Path] = {}
         try:
+            files.update({TUNED_FILE.format(kind=kind): path.read_bytes() for kind, path in self.tuned.items()})
+            temporaries = {name: folder / f".{name}.{os.getpid()}" for name in files}
             folder.mkdir(parents=True, exist_ok=True)
             for name, data in files.items():
                 temporaries[name].write_bytes(data)
             for name, temporary in temporaries.items():  # none before all are on the disk: they belong together
                 os.replace(temporary, folder / name)
+            for kind in set(MediaKind) - set(self.tuned):  # of the space that was there before
+                (folder / TUNED_FILE.format(kind=kind)).unlink(missing_ok=True)
         except OSError as error:
             raise ModelError(f"the space cannot be written to {folder}: {error.strerror}") from error
         finally:
@@ -171,7 +180,7 @@ class EmotionSpace:
             arrays = load_file(folder / "weights.safetensors")
         except (OSError, ValueError, TypeError, SafetensorError) as error:
             raise ModelError(f"{folder} is not a readable emotion space: {error}", "emoclim spaces list") from error
-        own = {"format", "name", "id", "photo_encoder", "music_encoder", "digests", "dim", "emotions", "temperature"}
+        own = {"format", "name", "id", "photo_encoder", "music_encoder", "digests", "dim", "emotions", "temperature", "tuned"}
         try:
             stated_id = text["id"]
             space = cls(
@@ -183,10 +192,14 @@ class EmotionSpace:
                 emotions=tuple(text["emotions"]),
                 temperature=float(text["temperature"]),
                 about={key: value for key, value in text.items() if key not in own},
+                tuned={kind: folder / TUNED_FILE.format(kind=kind) for kind in map(MediaKind, text.get("tuned", ()))},
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"{folder}: space.json or the weights lack {error}") from error
         _check_shapes(space, folder)
+        for path in space.tuned.values():
+            if not path.is_file():
+                raise ModelError(f"{folder} lacks {path.name}, the tuned weights of its encoder", "install the space again")
         if stated_id != space.id:
             raise ModelError(f"{folder}: the weights are not those that space.json describes", "install the space again")
         return space

@@ -34,6 +34,10 @@ class Recipe:
     learning_rate: float = 1e-4
     weight_decay: float = 1e-2
     """AdamW's own default; the paper names none."""
+    unfrozen: bool = False
+    """The music encoder is trained with its projection (`tuning`)."""
+    body_learning_rate: float = 1e-5
+    """Of an unfrozen encoder, which has learnt already and is to move less; it decays likewise. The paper names none."""
     batch: int = 64
     """Photos, and as many pieces of music."""
     epochs: int = 15
@@ -79,4 +83,6 @@ def settings(recipe: Recipe) -> dict[str, Any]:
         said.pop("sharpness", None)
     if not recipe.teacher_share:
         said.pop("teacher_share")
+    if not recipe.unfrozen:
+        said = {name: value for name, value in said.items() if name not in ("unfrozen", "body_learning_rate")}
     return said

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from emoclim_cli.media import MediaKind
 from emoclim_cli.projections import EmotionSpace, Projection, unit
 from emoclim_cli.recipes import Recipe, settings
 from emoclim_cli.training import Epoch, Features, Tell, Trained, measurable, train
+from emoclim_cli.tuning import Body, write_weights
 
 
 def by_split(features: Features) -> dict[str, dict[MediaKind, LabelledFeatures]]:
@@ -110,6 +111,17 @@ def counted(parts: Mapping[str, Features]) -> dict[str, Any]:
     return counts
 
 
+@dataclass(frozen=True, slots=True)
+class Unfrozen:
+    """A music encoder that is trained with its projection."""
+
+    body: Body
+    weights: Path
+    """Where its tuned weights are written; the space that is trained names this file."""
+    encode: Callable[[Path], tuple[EncoderInfo, LabelledFeatures]]
+    """The encoder with such weights, and its features of all music."""
+
+
 def train_space(
     name: str,
     parts: Mapping[str, Features],
@@ -118,6 +130,7 @@ def train_space(
     on_epoch: Callable[[Epoch], None] | None = None,
     *,
     teacher: LabelledFeatures | None = None,
+    unfrozen: Unfrozen | None = None,
     about: Mapping[str, Any] | None = None,
     checkpoint: Path | None = None,
     tell: Tell | None = None,
@@ -125,13 +138,30 @@ def train_space(
     """Trains on `parts` ("train", "val" and maybe "test", as `by_split` gives them), places the prototypes, calibrates on val, measures.
 
     What it used and found is in the space's `about`: `recipe`, `best_epoch`, `counts`, `metrics` on val with a test split,
-    `test_metrics`, with a teacher, `teacher` (emotion -> rows).
+    `test_metrics`, with a teacher, `teacher` (emotion -> rows). With an `unfrozen` encoder all but the training is done on the features
+    that it gives at the end.
     """
-    train_on, val = parts["train"], parts["val"]
-    _check_emotions(train_on)  # before the work, not after it
+    _check_emotions(parts["train"])  # before the work, not after it
     trained = train(
-        train_on[MediaKind.PHOTO], train_on[MediaKind.MUSIC], recipe, val, on_epoch, teacher=teacher, checkpoint=checkpoint, tell=tell
+        parts["train"][MediaKind.PHOTO],
+        parts["train"][MediaKind.MUSIC],
+        recipe,
+        parts["val"],
+        on_epoch,
+        teacher=teacher,
+        body=unfrozen.body if unfrozen else None,
+        checkpoint=checkpoint,
+        tell=tell,
     )
+    tuned = {}
+    if unfrozen:
+        write_weights(trained.tuned, unfrozen.weights)
+        info, music = unfrozen.encode(unfrozen.weights)
+        tuned[MediaKind.MUSIC] = unfrozen.weights
+        encoders = {**encoders, MediaKind.MUSIC: info}
+        anew = by_split({MediaKind.MUSIC: music})
+        parts = {split: {**of_split, **anew[split]} for split, of_split in parts.items()}
+    train_on, val = parts["train"], parts["val"]
     centres = prototypes(trained.projections, train_on)
     vectors = np.concatenate([trained.projections[kind](features.pooled()) for kind, features in val.items()])
     temperature = calibrated_temperature(vectors, np.concatenate([features.labels for features in val.values()]), centres)
@@ -153,5 +183,6 @@ def train_space(
         prototypes=centres,
         temperature=temperature,
         about={**found, **(about or {})},
+        tuned=tuned,
     )
     return space, trained

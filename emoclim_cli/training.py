@@ -1,4 +1,6 @@
-"""Training the two projections of a space on frozen features, by the losses of `losses` and the additions that the model card names.
+"""Training the two projections of a space by the losses of `losses` and the additions that the model card names.
+
+On frozen features, or with the network that gives those of the music, which then learns, too (`tuning`).
 
 Shape letters: n items, w windows, d feature dim, h hidden width, e emotion dim, c emotions, b batch.
 """
@@ -8,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -28,6 +30,7 @@ from emoclim_cli.media import MediaKind
 from emoclim_cli.metrics import macro
 from emoclim_cli.projections import Projection
 from emoclim_cli.recipes import Recipe
+from emoclim_cli.tuning import Body, Tuning, below, moments, set_moments
 
 Features = Mapping[MediaKind, LabelledFeatures]
 Tell = Callable[[str], None]
@@ -98,6 +101,8 @@ class Trained:
     projections: dict[MediaKind, Projection]
     history: tuple[Epoch, ...]
     best_epoch: int
+    tuned: dict[str, Tensor] = field(default_factory=dict)
+    """The weights of the music encoder in that epoch, where it was trained, too."""
 
 
 class _Items:
@@ -118,13 +123,17 @@ class _Items:
         self.stratum_sizes = np.unique(keys, return_counts=True)[1]
         self.stratum_starts = np.cumsum(self.stratum_sizes) - self.stratum_sizes
 
-    def draw(self, rng: np.random.Generator, recipe: Recipe) -> tuple[Tensor, Tensor]:
-        """(b, d) features and (b, c) emotion sets."""
+    def choose(self, rng: np.random.Generator, recipe: Recipe) -> np.ndarray:
+        """(b,) items."""
         if recipe.balanced:
             strata = rng.integers(0, len(self.stratum_sizes), recipe.batch)
-            index = self.by_stratum[self.stratum_starts[strata] + rng.integers(0, self.stratum_sizes[strata])]
-        else:
-            index = rng.integers(0, len(self.counts), recipe.batch)
+            chosen: np.ndarray = self.by_stratum[self.stratum_starts[strata] + rng.integers(0, self.stratum_sizes[strata])]
+            return chosen
+        return rng.integers(0, len(self.counts), recipe.batch)
+
+    def draw(self, rng: np.random.Generator, recipe: Recipe) -> tuple[Tensor, Tensor]:
+        """(b, d) features and (b, c) emotion sets."""
+        index = self.choose(rng, recipe)
         x = self.windows[self.starts[index] + rng.integers(0, self.counts[index])]
         return x, self.sets[index]
 
@@ -147,6 +156,19 @@ class _Teacher:
         return torch.where(chosen, taught, x), torch.where(chosen, taught_sets, sets)
 
 
+class _Heard:
+    """The same items, of which an encoder in training hears other segments each time."""
+
+    def __init__(self, items: _Items, tuning: Tuning) -> None:
+        self.items, self.tuning = items, tuning
+        self.rows = tuning.body.chunks.rows_of(items.features.items)
+
+    def draw(self, rng: np.random.Generator, recipe: Recipe) -> tuple[Tensor, Tensor]:
+        """(b, d) features, through which errors go back, and (b, c) emotion sets."""
+        index = self.items.choose(rng, recipe)
+        return self.tuning.features(self.rows[index], rng), self.items.sets[index]
+
+
 @dataclass(slots=True)
 class _State:
     """All that an epoch changes, which is what a checkpoint holds."""
@@ -155,6 +177,7 @@ class _State:
     optimizer: torch.optim.Optimizer
     rng: np.random.Generator
     """Draws the batches; torch's own draws what drops out."""
+    tuning: Tuning | None = None
     history: list[Epoch] = field(default_factory=list)
     best: dict[MediaKind, Projection] = field(default_factory=dict)
     best_epoch: int = 0
@@ -168,6 +191,7 @@ def train(
     on_epoch: Callable[[Epoch], None] | None = None,
     *,
     teacher: LabelledFeatures | None = None,
+    body: Body | None = None,
     checkpoint: Path | None = None,
     tell: Tell | None = None,
 ) -> Trained:
@@ -178,15 +202,28 @@ def train(
     holds the state after each epoch, and the same training goes on from there. It stays, as only the caller knows when the result is safe.
     What was found in it goes to `tell`, and its epochs go to `on_epoch` once more.
 
-    Raises LabelError where a kind has nothing to train on, UsageError for an unknown loss, ModelError where training diverges or the
-    checkpoint cannot be written.
+    With a `body`, and a recipe that is `unfrozen`, the network behind the features of the music is trained as well, from the audio that it
+    hears. `music`, and the music in `val`, is what it gives before: that scales the projection's input, while every epoch is validated on
+    the features of that epoch. Torch's threads are not limited to one then, and the bits are the same with the same number of them, on
+    the CPU; of accelerators nothing is promised.
+
+    Raises LabelError where a kind has nothing to train on, UsageError for an unknown loss or what does not go together, ModelError where
+    training diverges or the checkpoint cannot be written.
     """
     if val is not None and set(val) != set(MediaKind):
         raise LabelError("validation needs both photos and music")
     if recipe.epochs < 1:
         raise UsageError("training needs at least one epoch")
-    with one_thread():
-        return _train({MediaKind.PHOTO: photos, MediaKind.MUSIC: music}, recipe, val or {}, on_epoch, teacher, checkpoint, tell)
+    if recipe.batch < 2:
+        raise UsageError("a batch needs at least two photos and two pieces of music", "without the others there is nothing to tell apart")
+    if recipe.unfrozen != (body is not None):
+        raise UsageError("a recipe that is unfrozen, and no other, trains the body of an encoder")
+    if body and teacher:
+        raise UsageError("a teacher's features are those of the frozen encoder, and do not fit one that is trained")
+    if body:  # what could not be read this time
+        music = body.chunks.shared(music)
+    with nullcontext() if body else one_thread():
+        return _train({MediaKind.PHOTO: photos, MediaKind.MUSIC: music}, recipe, val or {}, on_epoch, teacher, body, checkpoint, tell)
 
 
 def _train(
@@ -195,13 +232,15 @@ def _train(
     val: Features,
     on_epoch: Callable[[Epoch], None] | None,
     teacher: LabelledFeatures | None,
+    body: Body | None,
     checkpoint: Path | None,
     tell: Tell | None,
 ) -> Trained:
     items = {kind: _Items(part, recipe.quadrants) for kind, part in features.items()}
     val_items = {kind: _Items(part, recipe.quadrants) for kind, part in val.items()}
     taught = _Teacher(_Items(teacher, recipe.quadrants), items[MediaKind.MUSIC].scatter()) if teacher and recipe.teacher_share else None
-    state = _begin(items, recipe)
+    state = _begin(items, recipe, body)
+    music = _Heard(items[MediaKind.MUSIC], state.tuning) if state.tuning else items[MediaKind.MUSIC]
     learnt_from = (*features.values(), *val.values(), *((teacher,) if taught and teacher else ()))
     fingerprint = _fingerprint(recipe, learnt_from) if checkpoint else ""
     found = _go_on(state, checkpoint, fingerprint, recipe.epochs) if checkpoint else ""
@@ -211,45 +250,58 @@ def _train(
         for epoch in state.history:
             on_epoch(epoch)
     for number in range(len(state.history) + 1, recipe.epochs + 1):
-        sums = _learn(number, state, items, taught, recipe)
+        sums = _learn(number, state, {**items, MediaKind.MUSIC: music}, taught, recipe)
         projections = {kind: model.folded() for kind, model in state.models.items()}
+        if state.tuning and val:
+            val = {**val, MediaKind.MUSIC: state.tuning.validation()}
+            val_items[MediaKind.MUSIC] = _Items(val[MediaKind.MUSIC], recipe.quadrants)
         val_loss = _val_loss(projections, val_items, recipe) if val_items else math.nan
         if not math.isfinite(sum(sums.values())) or (val_items and not math.isfinite(val_loss)):
             raise ModelError(f"training diverged in epoch {number}", "a smaller learning rate")
         if not val_items or not recipe.best_epoch or val_loss < min((e.val_loss for e in state.history), default=math.inf):
             state.best, state.best_epoch = projections, number
+            if state.tuning:
+                state.tuning.keep()
         epoch = Epoch(number, sums, val_loss, _retrieval(projections, val))
         state.history.append(epoch)
         if checkpoint:
             checkpoints.write(checkpoint, *_saved(state, fingerprint))
         if on_epoch:
             on_epoch(epoch)
-    return Trained(state.best, tuple(state.history), state.best_epoch)
+    return Trained(state.best, tuple(state.history), state.best_epoch, state.tuning.best if state.tuning else {})
 
 
-def _begin(items: Mapping[MediaKind, _Items], recipe: Recipe) -> _State:
+def _begin(items: Mapping[MediaKind, _Items], recipe: Recipe, body: Body | None) -> _State:
     torch.manual_seed(recipe.seed)
     models = {kind: Mlp(part.windows.mean(0), spread(part.windows), recipe) for kind, part in items.items()}
     parameters = [p for model in models.values() for p in model.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
-    return _State(models, optimizer, np.random.default_rng(recipe.seed))
+    return _State(models, optimizer, np.random.default_rng(recipe.seed), Tuning(body, recipe) if body else None)
 
 
-def _learn(number: int, state: _State, items: Mapping[MediaKind, _Items], teacher: _Teacher | None, recipe: Recipe) -> dict[str, float]:
+def _learn(
+    number: int, state: _State, items: Mapping[MediaKind, _Items | _Heard], teacher: _Teacher | None, recipe: Recipe
+) -> dict[str, float]:
     """One epoch: the terms of the loss, means over its batches."""
     loss = loss_named(recipe.loss)
+    rates = {state.optimizer: recipe.learning_rate}
+    if state.tuning:
+        rates[state.tuning.optimizer] = recipe.body_learning_rate
     sums: dict[str, Tensor] = {}
     for step in range((number - 1) * recipe.steps, number * recipe.steps):
-        for group in state.optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * (1 + math.cos(math.pi * step / (recipe.epochs * recipe.steps))) / 2
+        for optimizer, rate in rates.items():
+            for group in optimizer.param_groups:
+                group["lr"] = rate * (1 + math.cos(math.pi * step / (recipe.epochs * recipe.steps))) / 2
         batch = {kind: part.draw(state.rng, recipe) for kind, part in items.items()}
         if teacher:
             batch[MediaKind.MUSIC] = teacher.mix(*batch[MediaKind.MUSIC], state.rng, recipe)
         vectors = {kind: state.models[kind](x) for kind, (x, _) in batch.items()}
         terms = loss(vectors[MediaKind.PHOTO], vectors[MediaKind.MUSIC], batch[MediaKind.PHOTO][1], batch[MediaKind.MUSIC][1], recipe)
-        state.optimizer.zero_grad(set_to_none=True)
+        for optimizer in rates:
+            optimizer.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
-        state.optimizer.step()
+        for optimizer in rates:
+            optimizer.step()
         for name, term in terms.items():
             sums[name] = sums.get(name, torch.zeros(())) + term.detach() / recipe.steps
     return {name: term.item() for name, term in sums.items()}
@@ -294,8 +346,9 @@ def _saved(state: _State, fingerprint: str) -> tuple[dict[str, np.ndarray], dict
     tensors = {"dropout": torch.get_rng_state()}
     for kind, model in state.models.items():
         tensors.update({f"{kind}.{name}": tensor for name, tensor in model.state_dict().items()})
-    for index, moments in state.optimizer.state_dict()["state"].items():
-        tensors.update({f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()})
+    tensors.update({f"optimizer.{name}": tensor for name, tensor in moments(state.optimizer).items()})
+    if state.tuning:
+        tensors.update({f"body.{name}": tensor for name, tensor in state.tuning.saved().items()})
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
     for kind, projection in state.best.items():
         arrays.update({f"best.{kind}.{part}": getattr(projection, part) for part in PARTS})
@@ -322,12 +375,9 @@ def _go_on(state: _State, path: Path, fingerprint: str, epochs: int) -> str:
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     for kind, model in state.models.items():
         model.load_state_dict({name: tensors[f"{kind}.{name}"] for name in model.state_dict()})
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, part = name.split(".")
-            moments.setdefault(int(index), {})[part] = tensor
-    state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": moments})
+    set_moments(state.optimizer, below("optimizer.", tensors))
+    if state.tuning:
+        state.tuning.restore(below("body.", tensors))
     torch.set_rng_state(tensors["dropout"])
     state.rng.bit_generator.state = described["batches"]
     state.history = [

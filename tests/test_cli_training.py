@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 from media_makers import make_photo, make_tone
 from PIL import Image
+from random_weights import write_tagger
+from safetensors.numpy import load_file
 from test_cli import Done, Terminal, User, fingerprints
 
 from emoclim_cli.emotions import EMOTIONS
@@ -203,3 +206,124 @@ def test_an_empty_split_says_what_to_do_and_writes_nothing(somebody: User) -> No
     assert "the split val has no music" in done.err
     assert "name train and val in the column split" in done.err
     assert not (somebody.home / "nothing").exists()
+
+
+# --- with the encoder of the music -------------------------------------------------------------------------------------------------------
+
+SPLIT = ("train", "train", "val", "test")
+QUICK = ("--epochs", "2", "--steps", "1", "--batch", "4")
+
+
+@pytest.fixture(scope="module")
+def tuner(somebody: User, weights_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> User:
+    """Who has a published checkpoint of the Harmonic CNN, here with random weights; and a cache of their own."""
+    home = tmp_path_factory.mktemp("tuner")
+    (home / "cache" / "weights").mkdir(parents=True)
+    for file in weights_cache.glob("clip-vit-b-16*"):
+        (home / "cache" / "weights" / file.name).symlink_to(file)
+    for name, suffix in (("photos", ".png"), ("music", ".wav")):
+        rows = ["file,emotion,split"]
+        for emotion in EMOTIONS:
+            for i, split in enumerate(SPLIT):
+                file = f"photos/{emotion}/{i}{suffix}" if name == "photos" else f"music/{emotion}{i}{suffix}"
+                rows.append(f"{somebody.media / file},{emotion},{split}")
+        (home / f"{name}.csv").write_text("\n".join(rows) + "\n")
+    user = User(home, somebody.media, {"EMOCLIM_CACHE": str(home / "cache")})
+    done = user.run("models", "fetch", "harmonic-cnn", "--from", write_tagger("harmonic-cnn", home / "best_model.pth"))
+    assert done.code == 0, done.err
+    return user
+
+
+UNFREEZE = ("train", "--photos", "photos.csv", "--music", "music.csv", "--music-encoder", "harmonic-cnn", "--unfreeze-music")
+
+
+@pytest.fixture(scope="module")
+def tuned(tuner: User) -> Done:
+    return tuner.run(*UNFREEZE, "-o", "tuned", *QUICK)
+
+
+def test_an_encoder_is_trained_with_its_projection(tuner: User, tuned: Done) -> None:
+    assert tuned.code == 0, tuned.err
+    assert "harmonic-cnn is trained on the processor" in tuned.err
+    assert "2 steps of 4 pieces of music" in tuned.err
+    folder = tuner.home / "tuned"
+    assert {path.name for path in folder.iterdir()} == FILES | {"music-encoder.safetensors"}
+    assert set(os.listdir(tuner.home / "cache")) == {"weights", "features"}  # and no audio
+    said = described(folder)
+    assert said["tuned"] == ["music"]
+    recipe = said["recipe"]
+    assert (recipe["unfrozen"], recipe["body_learning_rate"], recipe["steps"], recipe["batch"]) == (True, 1e-5, 1, 4)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "`harmonic-cnn` was trained together with its projection, at the learning rate 1e-05" in card
+    assert "Frozen" not in card
+    published, own = (
+        load_file(file) for file in (tuner.home / "cache" / "weights" / "harmonic-cnn.safetensors", folder / "music-encoder.safetensors")
+    )
+    assert set(own) == set(published)
+    assert not np.array_equal(own["layer1.conv.weight"], published["layer1.conv.weight"])
+    assert np.abs(own["layer1.conv.weight"] - published["layer1.conv.weight"]).max() < 1e-4
+    assert np.array_equal(own["dense2.weight"], published["dense2.weight"])  # what tells tags takes no part
+
+
+def test_such_a_space_works_without_the_published_weights(tuner: User, tuned: Done, tmp_path: Path) -> None:
+    assert tuned.code == 0, tuned.err
+    (tmp_path / "cache" / "weights").mkdir(parents=True)
+    for file in (tuner.home / "cache" / "weights").glob("clip-vit-b-16*"):
+        (tmp_path / "cache" / "weights" / file.name).symlink_to(file)
+    user = User(tmp_path, tuner.media, {"EMOCLIM_CACHE": str(tmp_path / "cache")})
+    space = tuner.home / "tuned"
+    files = [tuner.media / "photos" / "sad", *(tuner.media / "music" / f"{emotion}0.wav" for emotion in EMOTIONS)]
+    said = user.json("index", *files, "--space", space)
+    assert (said["music"], said["errors"]) == (len(EMOTIONS), [])
+    matches = user.json("match", tuner.media / "photos" / "sad" / "0.png", "-k", "3")["matches"]
+    assert [match["kind"] for match in matches] == ["music"] * 3
+    labels = ["--photos", tuner.home / "photos.csv", "--music", tuner.home / "music.csv"]
+    figures = user.json("evaluate", *labels, "--space", space, "--split", "val")["directions"]
+    for name, expected in described(space)["metrics"]["clip"].items():
+        assert figures[name]["mrr"] == pytest.approx(expected["mrr"])
+
+
+def test_an_unfrozen_training_stopped_and_gone_on_with(tuner: User, tuned: Done) -> None:
+    assert tuned.code == 0, tuned.err
+    screen = Terminal.start(tuner, *UNFREEZE, "-o", "again", *QUICK)
+    screen.read_until(rb" 1/2 ")
+    screen.type(b"\x03")
+    assert screen.finish() == 130
+    assert "kept in again: 1 of 2 epochs; go on with: emoclim train " in screen.text
+    assert os.listdir(tuner.home / "again") == [".checkpoint.safetensors"]
+    assert set(os.listdir(tuner.home / "cache")) == {"weights", "features"}
+    done = tuner.run(*UNFREEZE, "-o", "again", *QUICK)
+    assert done.code == 0, done.err
+    assert "goes on after epoch 1 of 2" in done.err
+    one, other = (load_file(tuner.home / name / "music-encoder.safetensors") for name in ("tuned", "again"))
+    for name, array in one.items():
+        assert np.array_equal(other[name], array), name
+    assert described(tuner.home / "again")["id"] == described(tuner.home / "tuned")["id"]
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--unfreeze-music"], "--music-encoder harmonic-cnn or short-chunk-cnn"),
+        (["--unfreeze-music", "--music-encoder", "vibenet"], "vibenet cannot be trained here"),
+        (["--unfreeze-music", "--music-encoder", "harmonic-cnn", "--teacher", "x.csv"], "its features are those of the frozen encoder"),
+        (["--batch", "1"], "--batch 2 or more"),
+    ],
+    ids=["default", "vibenet", "teacher", "batch"],
+)
+def test_encoders_that_cannot_be_trained(somebody: User, args: list[str], said: str) -> None:
+    done = somebody.run("train", *labels(somebody), "-o", "nothing", *args)
+    assert (done.code, done.out) == (2, b"")
+    assert said in done.err
+    assert not (somebody.home / "nothing").exists()
+
+
+def test_absent_weights_are_said_before_anything_is_encoded(somebody: User, tmp_path: Path) -> None:
+    user = User(tmp_path, somebody.media, {"EMOCLIM_CACHE": str(tmp_path / "cache")})
+    (tmp_path / "cache" / "weights").mkdir(parents=True)
+    for file in (somebody.home / "cache" / "weights").glob("clip-vit-b-16*"):
+        (tmp_path / "cache" / "weights" / file.name).symlink_to(file)
+    done = user.run("train", *labels(user), "-o", "nothing", "--music-encoder", "short-chunk-cnn", "--unfreeze-music")
+    assert (done.code, done.out) == (3, b"")
+    assert "emoclim models fetch short-chunk-cnn --from" in done.err
+    assert os.listdir(tmp_path / "cache") == ["weights"]

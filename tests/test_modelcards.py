@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -184,3 +185,12 @@ def test_a_cell_cannot_break_its_table(cell: str) -> None:
 def test_the_same_space_has_the_same_card() -> None:
     assert render(a_space(**ABOUT)) == CARD
     assert render(replace(a_space(**ABOUT), name="another")) != CARD
+
+
+def test_an_encoder_that_was_trained_is_not_called_frozen() -> None:
+    recipe = settings(Recipe(unfrozen=True, body_learning_rate=3e-5))
+    space = replace(a_space(recipe=recipe), tuned={MediaKind.MUSIC: Path("music-encoder.safetensors")})
+    said = sections_of(render(space))["Encoders"]
+    assert said.startswith("`a-network-of-mine` was trained together with its projection, at the learning rate 3e-05, ")
+    assert "Frozen" not in said
+    assert sections_of(CARD)["Encoders"].startswith("Frozen: ")

@@ -14,6 +14,8 @@ def test_the_defaults_are_the_papers() -> None:
     assert (recipe.learning_rate, recipe.batch, recipe.epochs, recipe.steps) == (1e-4, 64, 15, 100)
     assert (recipe.balanced, recipe.quadrants, recipe.best_epoch) == (False, False, True)
     assert RECIPES["paper"] == recipe
+    assert not recipe.unfrozen
+    assert recipe.body_learning_rate < recipe.learning_rate
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -9,18 +9,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from test_training import Ear, rhythms
 from toy_labels import MUSIC, PHOTO, labelled, toy_data
 
 from emoclim_cli import evaluation
 from emoclim_cli.datasets import LabelledFeatures
 from emoclim_cli.emotions import EMOTIONS
-from emoclim_cli.encoders import encoder_info
+from emoclim_cli.encoders import EncoderInfo, encoder_info
 from emoclim_cli.errors import LabelError
 from emoclim_cli.media import MediaKind
 from emoclim_cli.projections import EmotionSpace, Projection, unit
 from emoclim_cli.recipes import Recipe, settings
-from emoclim_cli.spaces import by_split, calibrated_temperature, counted, measured, prototypes, train_space
+from emoclim_cli.spaces import Unfrozen, by_split, calibrated_temperature, counted, measured, prototypes, train_space
 from emoclim_cli.training import Epoch
+from emoclim_cli.tuning import Audio, Body, Tuning
 
 INFOS = {PHOTO: encoder_info("clip-vit-b-16"), MUSIC: encoder_info("musicnn")}
 SMALL = Recipe(dim=6, hidden=16, learning_rate=1e-2, batch=32, epochs=3, steps=40)
@@ -223,3 +226,62 @@ def test_a_space_of_valence_and_arousal() -> None:
     space, _ = train_space("plane", split_data(140, seed=5), replace(SMALL, loss="va-regression", dim=2), INFOS)
     assert space.dim == 2
     assert set(space.about["metrics"]) == set(evaluation.LEVELS)
+
+
+def test_a_space_with_an_unfrozen_encoder_is_that_of_the_tuned_features(tmp_path: Path) -> None:
+    """Prototypes, temperature and metrics are of what the encoder gives in the end, and its weights come with the space."""
+    from safetensors.torch import load_file
+
+    torch.manual_seed(0)
+    whole = rhythms(96, 1, 12)
+    splits = ["train"] * 5 + ["val"] * 2 + ["test"]
+    whole = replace(whole, items=tuple(replace(item, split=splits[i % 8]) for i, item in enumerate(whole.items)))
+    heard = replace(whole, windows=whole.windows[:, :8])
+    body = Body(Ear(), "cpu", whole, heard)
+    encoded: list[LabelledFeatures] = []
+
+    def encode(weights: Path) -> tuple[EncoderInfo, LabelledFeatures]:
+        tuned = Ear()
+        tuned.load_state_dict(load_file(weights))
+        encoded.append(Tuning(replace(body, network=tuned), Recipe()).validation())
+        return replace(INFOS[MUSIC], identity=("tuned",)), encoded[-1]
+
+    photos = {PHOTO: in_splits(toy_data(96, seed=1)[PHOTO], splits)}
+    parts = by_split({**photos, MUSIC: Tuning(body, Recipe()).validation()})
+    recipe = replace(SMALL, unfrozen=True, body_learning_rate=1e-2, best_epoch=False)
+    (tmp_path / "scratch").mkdir()
+    unfrozen = Unfrozen(replace(body, val=heard_of(heard, "val")), tmp_path / "scratch" / "tuned", encode)
+    space, trained = train_space("ear", parts, recipe, INFOS, unfrozen=unfrozen)
+    anew = by_split({**photos, MUSIC: encoded[0]})
+    assert np.array_equal(space.prototypes, prototypes(trained.projections, anew["train"]))
+    assert not np.array_equal(space.prototypes, prototypes(trained.projections, parts["train"]))
+    assert space.about["metrics"] == measured(trained.projections, anew["val"])
+    assert space.about["test_metrics"] == measured(trained.projections, anew["test"])
+    assert space.about["recipe"]["unfrozen"] is True
+    assert space.about["recipe"]["body_learning_rate"] == 1e-2
+    assert space.digests == {PHOTO: INFOS[PHOTO].digest, MUSIC: replace(INFOS[MUSIC], identity=("tuned",)).digest}
+    for level, name in (("clip", "image->music"), ("clip", "music->image")):
+        directions = space.about["metrics"][level][name]
+        last = trained.history[-1].val[name]
+        assert (directions["p@5"], directions["mrr"]) == pytest.approx(last)  # the last epoch was measured on the same features
+
+    space.save(tmp_path / "ear")
+    (tmp_path / "scratch" / "tuned").unlink()
+    read = EmotionSpace.load(tmp_path / "ear")
+    assert read.id == space.id
+    again = load_file(read.tuned[MUSIC])
+    assert set(again) == set(trained.tuned)
+    assert all(torch.equal(tensor, trained.tuned[name]) for name, tensor in again.items())
+
+
+def heard_of(audio: Audio, split: str) -> Audio:
+    """The items of a split."""
+    chosen = [i for i, item in enumerate(audio.items) if item.split == split]
+    windows = [audio.windows[audio.starts[i] : audio.starts[i + 1]] for i in chosen]
+    return Audio(np.concatenate(windows), np.cumsum([0, *map(len, windows)]), tuple(audio.items[i] for i in chosen))
+
+
+@pytest.mark.parametrize("unfrozen", [False, True])
+def test_a_space_tells_of_an_encoder_that_was_trained_and_of_no_other(unfrozen: bool) -> None:
+    said = settings(Recipe(unfrozen=unfrozen))
+    assert ("unfrozen" in said, "body_learning_rate" in said) == (unfrozen, unfrozen)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from toy_labels import DIMS, MUSIC, PHOTO, labelled, toy_data
 
 from emoclim_cli import losses, training
@@ -21,6 +21,7 @@ from emoclim_cli.media import MediaKind
 from emoclim_cli.projections import unit
 from emoclim_cli.recipes import Recipe, with_loss
 from emoclim_cli.training import Epoch, Mlp, Trained, train
+from emoclim_cli.tuning import FULL_SCALE, Audio, Body, Tuning
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 SMALL = Recipe(dim=6, hidden=16, learning_rate=1e-2, batch=32, epochs=3, steps=12)
@@ -504,3 +505,208 @@ def test_a_damaged_state_is_no_state(tmp_path: Path, data: Mapping[MediaKind, La
     trained, told, _ = gone_on(SMALL, data, tmp_path / "state")
     assert len(told) == 1 and told[0].startswith(f"{tmp_path / 'state'} cannot be read: ") and told[0].endswith(": training begins anew")
     assert same(trained, run(SMALL, data))
+
+
+# --- with the encoder of the music -----------------------------------------------------------------------------------------------
+
+
+class Ear(nn.Module):
+    """(b, 8) audio -> (b, 7): what a rhythm of four samples sounds like, wherever it begins."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3)
+        self.line = nn.Linear(3, DIMS[MUSIC])
+
+    def forward(self, audio: Tensor) -> Tensor:
+        return torch.tanh(self.line(self.norm(torch.log(1e-3 + torch.fft.rfft(audio).abs()[:, ::2]))))
+
+
+def rhythms(n: int, seed: int, samples: int) -> Audio:
+    """Each emotion has its own."""
+    rng = np.random.default_rng(seed)
+    of_emotions = np.random.default_rng(7).uniform(-1, 1, (len(EMOTIONS), 4))
+    words = [EMOTIONS[i % len(EMOTIONS)] for i in range(n)]
+    counts = rng.integers(1, 4, n)
+    bars = np.stack([of_emotions[EMOTIONS.index(word)] for word, count in zip(words, counts, strict=True) for _ in range(count)])
+    sound = np.tile(bars, samples // 4) + 0.05 * rng.standard_normal((len(bars), samples))
+    items = labelled(MUSIC, words, [np.zeros((count, 1)) for count in counts]).items
+    return Audio((sound.clip(-1, 1) * FULL_SCALE).astype(np.int16), np.cumsum([0, *counts]), items)
+
+
+Heard = tuple[Body, dict[MediaKind, LabelledFeatures], dict[MediaKind, LabelledFeatures]]
+
+
+@pytest.fixture(scope="module")
+def heard() -> Heard:
+    """An encoder's body; and what to train on and to validate on, with the features of the music that it gives."""
+    torch.manual_seed(5)
+    body = Body(Ear(), "cpu", rhythms(70, 1, 12), rhythms(28, 2, 8))
+    whole = replace(body, val=replace(body.chunks, windows=body.chunks.windows[:, :8]))
+    music = Tuning(whole, Recipe()).validation()
+    val = {PHOTO: toy_data(28, seed=2)[PHOTO], MUSIC: Tuning(body, Recipe()).validation()}
+    return body, {PHOTO: toy_data(70, seed=1)[PHOTO], MUSIC: music}, val
+
+
+UNFROZEN = replace(SMALL, unfrozen=True, body_learning_rate=1e-2, best_epoch=False)
+
+
+def unfrozen(recipe: Recipe, heard: Heard, **options: object) -> Trained:
+    body, data, val = heard
+    return train(data[PHOTO], data[MUSIC], recipe, val, body=body, **options)  # type: ignore[arg-type]
+
+
+def moved(heard: Heard, trained: Trained) -> float:
+    """How far the weights have come."""
+    before = {name: parameter.detach() for name, parameter in heard[0].network.named_parameters()}
+    return float(sum((trained.tuned[name] - parameter).abs().sum() for name, parameter in before.items()))
+
+
+def test_an_unfrozen_encoder_learns_with_its_projection(heard: Heard) -> None:
+    body, data, val = heard
+    before = {name: tensor.clone() for name, tensor in body.network.state_dict().items()}
+    assert run(replace(UNFROZEN, unfrozen=False), data, val).tuned == {}
+    trained = unfrozen(replace(UNFROZEN, steps=40), heard)
+    assert set(trained.tuned) == set(before)
+    assert not any(torch.equal(trained.tuned[name], tensor) for name, tensor in before.items())
+    assert all(torch.equal(tensor, body.network.state_dict()[name]) for name, tensor in before.items())  # a copy is trained
+    totals = [sum(epoch.loss.values()) for epoch in trained.history]
+    assert totals == sorted(totals, reverse=True)
+    assert totals[-1] < 0.9 * totals[0]
+
+
+def test_it_learns_where_its_projection_alone_cannot(heard: Heard) -> None:
+    """A deaf ear has to change."""
+    body, data, val = heard
+    deaf = Ear()
+    deaf.load_state_dict(body.network.state_dict())
+    with torch.no_grad():
+        deaf.line.weight.zero_()
+    body = replace(body, network=deaf)
+    whole = replace(body, val=replace(body.chunks, windows=body.chunks.windows[:, :8]))
+    data = {PHOTO: data[PHOTO], MUSIC: Tuning(whole, Recipe()).validation()}
+    val = {PHOTO: val[PHOTO], MUSIC: Tuning(body, Recipe()).validation()}
+    recipe = replace(UNFROZEN, steps=80, body_learning_rate=3e-2)
+    found = {
+        "frozen": run(replace(recipe, unfrozen=False), data, val).history[-1].val["image->music"],
+        "unfrozen": unfrozen(recipe, (body, data, val)).history[-1].val["image->music"],
+    }
+    assert found["unfrozen"][0] > 0.8 > 0.4 > found["frozen"][0]
+
+
+def test_it_has_a_learning_rate_of_its_own(heard: Heard) -> None:
+    recipe = replace(UNFROZEN, steps=10)
+    far, near, none = (moved(heard, unfrozen(replace(recipe, body_learning_rate=rate), heard)) for rate in (1e-2, 1e-3, 0.0))
+    assert 5 * near < far < 20 * near
+    assert none == 0 < near
+
+
+def test_its_learning_rate_decays_likewise(heard: Heard) -> None:
+    """AdamW's steps are nearly as large as the learning rate while gradients keep their signs: 1, then 3/4, then 1/4 of it."""
+    recipe = replace(UNFROZEN, steps=1, weight_decay=0.0, body_learning_rate=1e-5)
+    rates = []
+    for epochs, share in ((1, 1.0), (3, 2.0)):
+        trained = unfrozen(replace(recipe, epochs=epochs, learning_rate=1e-9, dropout=0.0), heard)
+        steps = (trained.tuned["line.weight"] - heard[0].network.state_dict()["line.weight"]).abs() / 1e-5
+        assert float(steps.max()) == pytest.approx(share, rel=0.02)
+        rates.append(steps)
+    assert float(rates[0].min()) == pytest.approx(1, rel=0.02)
+
+
+def test_validation_is_on_the_features_of_the_epoch(heard: Heard) -> None:
+    """What the tuned network and its projection give, and not what the frozen one gave."""
+    body, _, val = heard
+    trained = unfrozen(UNFROZEN, heard)
+    tuned = Ear()
+    tuned.load_state_dict(trained.tuned)
+    now = {**val, MUSIC: Tuning(replace(body, network=tuned), Recipe()).validation()}
+    assert equation_4(trained, now, UNFROZEN.tau) == pytest.approx(trained.history[-1].val_loss, rel=1e-5)
+    assert equation_4(trained, val, UNFROZEN.tau) != pytest.approx(trained.history[-1].val_loss, rel=1e-3)
+    expected = {name: (direction.p_at_5, direction.mrr) for name, direction in evaluate(trained.projections, now).items()}
+    assert trained.history[-1].val == {name: pytest.approx(figures) for name, figures in expected.items()}
+
+
+def test_the_best_epoch_has_its_own_weights(heard: Heard) -> None:
+    """Learning that leaps about gets worse after a while."""
+    body, _, val = heard
+    recipe = replace(UNFROZEN, best_epoch=True, epochs=8, steps=6, body_learning_rate=0.3)
+    trained = unfrozen(recipe, heard)
+    val_losses = [epoch.val_loss for epoch in trained.history]
+    assert trained.best_epoch == 1 + val_losses.index(min(val_losses)) < recipe.epochs
+    tuned = Ear()
+    tuned.load_state_dict(trained.tuned)
+    now = {**val, MUSIC: Tuning(replace(body, network=tuned), Recipe()).validation()}
+    assert equation_4(trained, now, recipe.tau) == pytest.approx(min(val_losses), rel=1e-5)
+
+
+def test_an_unfrozen_training_without_validation(heard: Heard) -> None:
+    body, data, _ = heard
+    trained = train(data[PHOTO], data[MUSIC], UNFROZEN, body=body)
+    assert trained.best_epoch == UNFROZEN.epochs
+    assert moved(heard, trained) > 0
+
+
+def test_what_has_no_audio_is_left_out(heard: Heard) -> None:
+    """A file that was there when its features were computed, and then no more."""
+    body, data, val = heard
+    count = int(body.chunks.starts[50])
+    fewer = Audio(body.chunks.windows[:count], body.chunks.starts[:51], body.chunks.items[:50])
+    recipe = replace(UNFROZEN, epochs=1)
+    one = unfrozen(recipe, (replace(body, chunks=fewer), data, val))
+    assert same(one, unfrozen(recipe, (replace(body, chunks=fewer), {**data, MUSIC: data[MUSIC].take(np.arange(50))}, val)))
+
+
+def test_a_seed_decides_what_is_heard(heard: Heard) -> None:
+    recipe = replace(UNFROZEN, epochs=2, steps=4)
+    first, again, other = unfrozen(recipe, heard), unfrozen(recipe, heard), unfrozen(replace(recipe, seed=1), heard)
+    assert same(first, again) and not same(first, other)
+    assert all(torch.equal(tensor, again.tuned[name]) for name, tensor in first.tuned.items())
+
+
+@pytest.mark.parametrize("after", [1, 3])
+@pytest.mark.parametrize("best_epoch", [False, True])
+def test_an_unfrozen_training_goes_on_as_if_never_stopped(after: int, best_epoch: bool, tmp_path: Path, heard: Heard) -> None:
+    """To the last bit, with as many threads as before; the best epoch may lie before the stop."""
+    body, data, val = heard
+    recipe = replace(UNFROZEN, epochs=4, dropout=0.3, best_epoch=best_epoch, body_learning_rate=0.3)
+    whole = unfrozen(recipe, heard)
+    interrupted(recipe, data, tmp_path / "state", after=after, val=val, body=body)
+    told: list[str] = []
+    trained = unfrozen(recipe, heard, checkpoint=tmp_path / "state", tell=told.append)
+    assert told == [f"goes on after epoch {after} of 4, which was kept"]
+    assert same(trained, whole)
+    assert trained.history == whole.history
+    assert all(torch.equal(tensor, whole.tuned[name]) for name, tensor in trained.tuned.items())
+    again = unfrozen(recipe, heard, checkpoint=tmp_path / "state")  # which was done, and is not done again
+    assert all(torch.equal(tensor, whole.tuned[name]) for name, tensor in again.tuned.items())
+
+
+def test_a_frozen_training_does_not_go_on_with_an_unfrozen_one(tmp_path: Path, heard: Heard) -> None:
+    body, data, val = heard
+    interrupted(UNFROZEN, data, tmp_path / "state", after=1, val=val, body=body)
+    frozen = replace(UNFROZEN, unfrozen=False)
+    trained, told, _ = gone_on(frozen, data, tmp_path / "state", val)
+    assert "begins anew" in told[0]
+    assert same(trained, run(frozen, data, val))
+
+
+def test_convolutions_have_all_threads(heard: Heard) -> None:
+    seen: list[int] = []
+    torch.set_num_threads(2)
+    try:
+        unfrozen(replace(UNFROZEN, epochs=1, steps=1), heard, on_epoch=lambda _: seen.append(torch.get_num_threads()))
+        assert seen == [2]
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_what_does_not_go_together(heard: Heard) -> None:
+    body, data, _ = heard
+    with pytest.raises(UsageError, match="and no other, trains the body"):
+        train(data[PHOTO], data[MUSIC], SMALL, body=body)
+    with pytest.raises(UsageError, match="and no other, trains the body"):
+        train(data[PHOTO], data[MUSIC], UNFROZEN)
+    with pytest.raises(UsageError, match="those of the frozen encoder"):
+        train(data[PHOTO], data[MUSIC], UNFROZEN, body=body, teacher=data[MUSIC])
+    with pytest.raises(UsageError, match="at least two"):
+        train(data[PHOTO], data[MUSIC], replace(SMALL, batch=1))

@@ -16,6 +16,8 @@ from emoclim_cli.media import MediaKind
 class ToyEncoder:
     """Its features are the numbers; it remembers what it was asked."""
 
+    batch_size = 32
+
     def __init__(self, kind: MediaKind, dim: int = 2, name: str = "toy") -> None:
         self.info = EncoderInfo(f"{name}-{kind}", kind, dim, (), "MIT", "toy")
         self.loaded: list[str] = []

@@ -38,7 +38,6 @@ def evaluate(
 ) -> None:
     """Retrieval between labelled photos and music: P@1, P@5 and MRR in all four directions, macro-averaged over six emotions."""
     from emoclim_cli import evaluation, plots
-    from emoclim_cli.encoders import build, encoder_info
 
     if level not in (*evaluation.LEVELS, evaluation.SLIDING):
         raise UsageError(f"--level {level}: unknown", f"one of: {', '.join((*evaluation.LEVELS, evaluation.SLIDING))}")
@@ -52,11 +51,9 @@ def evaluate(
     features = {}
     for kind, source in ((MediaKind.PHOTO, photos), (MediaKind.MUSIC, music)):
         if source:
-            info = encoder_info(loaded.encoders[kind])
-            loaded.check_features(kind, info.digest)
-            places.fetch(info.weights, places.is_offline(offline))
             slides = kind is MediaKind.MUSIC and level == evaluation.SLIDING
-            encoder = build(info.name, places.weights_cache(), device, overlap=evaluation.SLIDING_OVERLAP if slides else 0.0)
+            overlap = evaluation.SLIDING_OVERLAP if slides else 0.0
+            encoder = places.space_encoder(loaded, kind, device, places.is_offline(offline), overlap=overlap)
             features[kind] = features_of(source, split, encoder, seed=drawn_by)
     if not split:
         console.note("measured on all rows: on those that the space has learnt from the figures say nothing; --split val or test")

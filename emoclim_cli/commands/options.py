@@ -9,7 +9,7 @@ import typer
 LibraryOption = Annotated[str, typer.Option("--library", metavar="DIR", help="The library's folder (or EMOCLIM_LIBRARY).")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 SpaceOption = Annotated[str, typer.Option("--space", metavar="NAME|DIR", help="The emotion space; the library remembers it.")]
-DeviceOption = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where the photo network computes.")]
+DeviceOption = Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where the networks in torch compute.")]
 OfflineOption = Annotated[bool, typer.Option("--offline", help="Never use the network (or EMOCLIM_OFFLINE=1).")]
 PhotosOption = Annotated[str, typer.Option(metavar="CSV|DIR", help="Labelled photos: a CSV (file, emotion) or a folder per emotion.")]
 MusicOption = Annotated[str, typer.Option(metavar="CSV|DIR", help="Labelled music, the same way.")]

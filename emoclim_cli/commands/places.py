@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from emoclim_cli.encoders import Encoder
     from emoclim_cli.library import Library
     from emoclim_cli.projections import EmotionSpace
+    from emoclim_cli.weights import Weights
 
 
 def library_folder(flag: str) -> str:
@@ -85,28 +86,69 @@ def is_offline(flag: bool) -> bool:
     return flag or os.environ.get("EMOCLIM_OFFLINE", "") not in ("", "0")
 
 
-def fetch(names: Sequence[str], offline: bool, from_dir: Path | None = None, *, check_bytes: bool = False) -> None:
-    """Fetches what is absent or damaged, with a progress bar. Raises MissingWeights where that is forbidden."""
+def fetch(names: Sequence[str], offline: bool, from_path: Path | None = None, *, check_bytes: bool = False) -> None:
+    """Fetches what is absent or damaged, with a progress bar. Raises MissingWeights where that is forbidden.
+
+    A file of the user's, for weights that may be made from any, is taken although others are here.
+    """
     from emoclim_cli import weights
 
     check = weights.verify if check_bytes else weights.path_of
     for name in names:
+        row = weights.row_of(name)
         try:
             check(name, weights_cache())
         except ModelError as error:
-            if offline and from_dir is None:
+            if offline and from_path is None and row.sources:
                 raise MissingWeights(f"{error.message}, and --offline forbids fetching them", error.hint) from error
-            _fetch_absent(name, from_dir)
+        else:
+            if from_path is None or not row.by_hand:
+                continue
+        _fetch_absent(row, from_path)
 
 
-def _fetch_absent(name: str, from_dir: Path | None) -> None:
+def _fetch_absent(row: Weights, from_path: Path | None) -> None:
     from emoclim_cli import weights
 
-    row = weights.WEIGHTS[name]
-    size = row.sources[0].size
-    console.note(f"fetching {name} ({console.byte_size(size)}, {row.licence})" + (f" from {from_dir}" if from_dir else ""))
-    with console.progress(name, size, bytes_=True) as advance:
-        weights.fetch(name, weights_cache(), from_dir=from_dir, progress=lambda done, _total: advance(done))
+    def identity() -> str:
+        try:
+            return weights.identity_of(row.name, weights_cache())
+        except MissingWeights:
+            return ""
+
+    before = identity()
+    if from_path is not None:
+        console.note(f"taking {row.name} from {from_path}")
+        weights.fetch(row.name, weights_cache(), from_path=from_path)
+    elif not row.sources:
+        weights.fetch(row.name, weights_cache())  # which says what file is needed
+    else:
+        size = row.sources[0].size
+        console.note(f"fetching {row.name} ({console.byte_size(size)}, {row.licence})")
+        with console.progress(row.name, size, bytes_=True) as advance:
+            weights.fetch(row.name, weights_cache(), progress=lambda done, _total: advance(done))
+    if before and identity() != before:
+        console.note(f"{row.name}: other weights than before; spaces and libraries made with the former do not fit them any more")
+
+
+def ready_encoder(name: str, device: str, offline: bool, *, overlap: float = 0.0, tuned: Path | None = None) -> Encoder:
+    """Loads an encoder, after fetching what it needs."""
+    from emoclim_cli.encoders import build, check_extra, encoder_info
+
+    info = encoder_info(name)
+    check_extra(info)  # before gigabytes are fetched in vain
+    if tuned is None:
+        fetch(info.weights, offline)
+    return build(name, weights_cache(), device, overlap=overlap, tuned=tuned)
+
+
+def space_encoder(space: EmotionSpace, kind: MediaKind, device: str, offline: bool, *, overlap: float = 0.0) -> Encoder:
+    """The encoder that a space was trained on. Raises ModelError where the weights at hand are others."""
+    from dataclasses import replace
+
+    encoder = ready_encoder(space.encoders[kind], device, offline, overlap=overlap, tuned=space.tuned.get(kind))
+    space.check_features(kind, replace(encoder.info, overlap=0.0).digest)
+    return encoder
 
 
 def encoder_maker(space: EmotionSpace, device: str, offline: bool) -> Callable[[MediaKind], Encoder]:
@@ -118,11 +160,7 @@ def encoder_maker(space: EmotionSpace, device: str, offline: bool) -> Callable[[
 
     def make(kind: MediaKind) -> Encoder:
         if kind not in made:
-            from emoclim_cli.encoders import build, encoder_info
-
-            info = encoder_info(space.encoders[kind])
-            fetch(info.weights, offline)
-            made[kind] = build(info.name, weights_cache(), device)
+            made[kind] = space_encoder(space, kind, device, offline)
         return made[kind]
 
     return make

@@ -35,7 +35,6 @@ def tagging(
     from dataclasses import replace
 
     from emoclim_cli import tagging
-    from emoclim_cli.encoders import build, encoder_info
     from emoclim_cli.encoders.devices import check_name
     from emoclim_cli.magnatagatune import read_tag_set
 
@@ -43,12 +42,10 @@ def tagging(
         raise UsageError(f"--vectors {vectors}: unknown", f"one of: {', '.join(tagging.VECTORS)}")
     check_name(device)
     loaded = places.load_space(space, places.known_library(library))
-    info = encoder_info(loaded.encoders[MediaKind.MUSIC])
-    loaded.check_features(MediaKind.MUSIC, info.digest)
     tag_set = read_tag_set(data, tags)
     _tell(tag_set)
-    places.fetch(info.weights, places.is_offline(offline))
-    features = features_of_items(tag_set.items, build(info.name, places.weights_cache(), device))
+    encoder = places.space_encoder(loaded, MediaKind.MUSIC, device, places.is_offline(offline))
+    features = features_of_items(tag_set.items, encoder)
     clips = tagging.split_clips(features, tag_set, loaded.projections[MediaKind.MUSIC] if vectors == "emotion" else None)
     recipe = tagging.HeadRecipe(seed=seed)
     recipe = replace(recipe, epochs=epochs or recipe.epochs)
@@ -60,9 +57,12 @@ def tagging(
         names = ", ".join(report.unmeasured)
         console.warn(f"not measured, and left out of the mean, since no clip of the test split carries them or all do: {names}")
     if json:
-        about = {"space": loaded.name, "encoder": info.name, "vectors": vectors, "epochs": recipe.epochs, "best_epoch": trained.best_epoch}
+        about = {"space": loaded.name, "encoder": encoder.info.name, "vectors": vectors}
+        epochs = {"epochs": recipe.epochs, "best_epoch": trained.best_epoch}
         sizes = {split: len(part.vectors) for split, part in clips.items()}
-        console.print_json({**about, "splits": sizes, "missing": tag_set.missing, "untagged": tag_set.untagged, **report.as_json()})
+        console.print_json(
+            {**about, **epochs, "splits": sizes, "missing": tag_set.missing, "untagged": tag_set.untagged, **report.as_json()}
+        )
         return
     console.show_tagging(report, vectors)
 

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from emoclim_cli.errors import ModelError
+from emoclim_cli.errors import MissingExtra, ModelError
 from emoclim_cli.media import MediaKind
 from emoclim_cli.weights import digest_of, path_of
 
@@ -31,19 +32,31 @@ class EncoderInfo:
     licence: str
     module: str
     """Module of this package whose `build(info, paths, device)` makes the encoder."""
+    extra: str = ""
+    """A key of EXTRAS, where it needs packages that not everybody has."""
     overlap: float = 0.0
     """Of a track's windows: how much of itself each shares with the next. 0 is what libraries and spaces are made with."""
+    identity: tuple[str, ...] = ()
+    """Which weights those are that `build` has found, where the table leaves it open, or a space carries its own."""
 
     @property
     def digest(self) -> str:
-        """Names the features: the same digest, the same numbers for the same file."""
-        parts = [self.name, *map(digest_of, self.weights), *([f"overlap {self.overlap}"] if self.overlap else [])]
+        """Names the features: the same digest, the same numbers for the same file.
+
+        Raises ModelError for weights that the table leaves open, unless it is of an encoder that was built.
+        """
+        weights = self.identity or map(digest_of, self.weights)
+        parts = [self.name, *weights, *([f"overlap {self.overlap}"] if self.overlap else [])]
         return blake2b("/".join(parts).encode(), digest_size=8).hexdigest()
 
 
 class Encoder(Protocol):
     @property
     def info(self) -> EncoderInfo: ...
+
+    @property
+    def batch_size(self) -> int:
+        """How many samples a caller best hands over at once."""
 
     def load(self, path: str) -> Any:
         """Reads and prepares one file; called from several threads. Raises UnreadableMedia, OSError."""
@@ -59,11 +72,18 @@ ENCODERS: dict[str, EncoderInfo] = {
     info.name: info
     for info in (
         EncoderInfo("clip-vit-b-16", MediaKind.PHOTO, 512, ("clip-vit-b-16",), "MIT", "clip"),
+        EncoderInfo("clip-vit-b-32", MediaKind.PHOTO, 512, ("clip-vit-b-32",), "MIT", "clip"),
         EncoderInfo("musicnn", MediaKind.MUSIC, 200, ("musicnn",), "ISC", "music"),
         EncoderInfo("vibenet", MediaKind.MUSIC, 1280, ("vibenet",), "GPL-3.0-or-later", "music"),
         EncoderInfo("musicnn+vibenet", MediaKind.MUSIC, 1480, ("musicnn", "vibenet"), "GPL-3.0-or-later", "music"),
+        EncoderInfo("clap", MediaKind.MUSIC, 512, ("clap",), "CC0-1.0", "clap", extra="clap"),
+        EncoderInfo("harmonic-cnn", MediaKind.MUSIC, 256, ("harmonic-cnn",), "MIT", "cnn"),
+        EncoderInfo("short-chunk-cnn", MediaKind.MUSIC, 512, ("short-chunk-cnn",), "MIT", "cnn"),
     )
 }
+
+EXTRAS = {"clap": ("laion_clap", "torchvision")}
+"""Extra -> the packages by which it is seen to be installed."""
 
 
 def encoder_info(name: str) -> EncoderInfo:
@@ -74,12 +94,26 @@ def encoder_info(name: str) -> EncoderInfo:
         raise ModelError(f"there is no encoder {name!r}", f"one of: {', '.join(ENCODERS)}") from None
 
 
-def build(name: str, cache: Path, device: str = "auto", *, overlap: float = 0.0) -> Encoder:
-    """Loads the network; `overlap` is that of a music encoder's windows.
+def check_extra(info: EncoderInfo) -> None:
+    """Raises MissingExtra where the packages that the encoder needs are not installed. Imports nothing."""
+    missing = [package for package in EXTRAS.get(info.extra, ()) if find_spec(package) is None]
+    if missing:
+        reason = f"the encoder {info.name} needs the extra `{info.extra}`, and {' and '.join(missing)} cannot be found"
+        raise MissingExtra(reason, f"pip install 'emoclim[{info.extra}]'")
 
-    Raises MissingWeights where its weights are not in `cache`, ModelError where they are damaged.
+
+def build(name: str, cache: Path, device: str = "auto", *, overlap: float = 0.0, tuned: Path | None = None) -> Encoder:
+    """Loads the network; `overlap` is that of a music encoder's windows, `tuned` a space's own weights in place of those in `cache`.
+
+    Raises MissingExtra, MissingWeights where its weights are not in `cache`, ModelError where they are damaged.
     """
-    info = replace(encoder_info(name), overlap=overlap)
-    paths = [path_of(weights, cache) for weights in info.weights]
-    encoder: Encoder = import_module(f"{__name__}.{info.module}").build(info, paths, device)
+    from emoclim_cli.torch_checkpoints import state_digest
+    from emoclim_cli.weights import identity_of
+
+    info = encoder_info(name)
+    check_extra(info)
+    paths = [tuned] if tuned else [path_of(weights, cache) for weights in info.weights]
+    identity = (state_digest(tuned),) if tuned else tuple(identity_of(weights, cache) for weights in info.weights)
+    found = replace(info, overlap=overlap, identity=identity)
+    encoder: Encoder = import_module(f"{__name__}.{info.module}").build(found, paths, device)
     return encoder

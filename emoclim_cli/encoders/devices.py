@@ -1,4 +1,7 @@
-"""Where torch computes, in which number format, and why."""
+"""Where torch computes, in which number format, and why; and how a network is run there on many inputs.
+
+Nothing here has seen a GPU (README: "What was not checked"). What depends on one is therefore kept to this module and to few lines.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +9,32 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from emoclim_cli.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
-DEVICES = ("auto", "cpu", "cuda")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+LARGEST_BATCH = 512
+"""More keeps no GPU busier, and what is lost when memory runs out grows with it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
     name: str
+    """As torch calls it."""
     dtype: torch.dtype
+    """Of what takes the time; what is delicate (spectrograms, the first layer of a ViT) is computed in float32 everywhere."""
     reason: str
+    accelerator: bool = False
+    """It has a memory of its own and computes large batches, while the CPU decodes."""
 
 
 def cores() -> int:
@@ -44,17 +58,20 @@ def check_name(device: str) -> None:
 
 
 def choose_device(wanted: str = "auto") -> Device:
-    """CUDA in half precision where torch sees it, else the CPU: bfloat16 where the processor computes it natively, else float32.
+    """CUDA, else Apple's MPS, where torch sees it, in half precision; else the CPU: bfloat16 where it computes it natively, else float32.
 
-    Raises UsageError for an unknown name, ModelError where CUDA is asked for and absent.
+    Raises UsageError for an unknown name, ModelError where a device is asked for and absent.
     """
     import torch
 
     check_name(wanted)
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise ModelError("torch sees no CUDA device", "use --device auto or cpu; `emoclim doctor` tells what torch sees")
-    if wanted != "cpu" and torch.cuda.is_available():
-        return Device("cuda", torch.float16, f"{torch.cuda.get_device_name()}, half precision")
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if wanted in there and not there[wanted]:
+        raise ModelError(f"torch sees no {wanted.upper()} device", "use --device auto or cpu; `emoclim doctor` tells what torch sees")
+    if wanted in ("auto", "cuda") and there["cuda"]:
+        return Device("cuda", torch.float16, f"{torch.cuda.get_device_name()}, half precision", accelerator=True)
+    if wanted in ("auto", "mps") and there["mps"]:
+        return Device("mps", torch.float16, "Apple's GPU, half precision", accelerator=True)
     if _has_bfloat16():
         return Device("cpu", torch.bfloat16, "the processor computes bfloat16")
     return Device("cpu", torch.float32, "the processor has no bfloat16 arithmetic")
@@ -66,3 +83,86 @@ def _has_bfloat16() -> bool:
 
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # absent before torch 2.10
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def runner(network: Callable[[Tensor], Tensor], device: Device, *, item_bytes: int, per_core: int) -> Callable[[Tensor], np.ndarray]:
+    """What computes `network` for (n, ...) inputs that are in the CPU's memory: (n, d) float32.
+
+    On the CPU each core takes `per_core` of them at a time; on an accelerator as many go together as its memory has room for, at
+    `item_bytes` each.
+    """
+    if device.accelerator:
+        return _OnAccelerator(network, device, item_bytes)
+    import torch
+
+    return partial(_on_cores, network, core_pool(partial(torch.set_num_threads, 1)), per_core)
+
+
+def _on_cores(network: Callable[[Tensor], Tensor], pool: ThreadPoolExecutor, per_core: int, inputs: Tensor) -> np.ndarray:
+    import torch
+
+    def run(part: Tensor) -> np.ndarray:
+        with torch.inference_mode():
+            out: np.ndarray = network(part).numpy()
+        return out
+
+    return np.concatenate(list(pool.map(run, torch.split(inputs, per_core))))
+
+
+class _OnAccelerator:
+    """Batches sized to the free memory; where it runs out all the same, half of it, and on."""
+
+    def __init__(self, network: Callable[[Tensor], Tensor], device: Device, item_bytes: int) -> None:
+        self._network = network
+        self._device = device
+        # Half: the memory is not ours alone, and the kernels want room to work in.
+        self._batch = min(LARGEST_BATCH, max(1, _free_bytes(device) // (2 * item_bytes)))
+
+    def __call__(self, inputs: Tensor) -> np.ndarray:
+        import torch
+
+        outputs: list[Tensor] = []
+        done = 0
+        # TF32 would leave float32 convolutions ten bits, those that are a spectrogram among them.
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            while done < len(inputs):
+                part = inputs[done : done + self._batch]
+                try:
+                    outputs.append(self._network(self._moved(part)))
+                except RuntimeError as error:  # MPS has no error of its own for it
+                    if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in str(error):
+                        raise
+                    if len(part) == 1:
+                        raise ModelError(f"{self._device.name} has not enough free memory for one input", "--device cpu") from error
+                    self._batch = len(part) // 2
+                else:
+                    done += len(part)
+                    continue
+                _free_cache(self._device)  # after the handler: until then the error holds on to what did not fit
+        # Copied at the end, all at once: a copy waits for the device, which is to go on meanwhile.
+        out: np.ndarray = torch.cat(outputs).cpu().numpy()
+        return out
+
+    def _moved(self, part: Tensor) -> Tensor:
+        if self._device.name == "cuda":  # from pinned memory the copy runs beside the batch before
+            return part.pin_memory().to("cuda", non_blocking=True)
+        return part.to(self._device.name)
+
+
+def _free_bytes(device: Device) -> int:
+    import torch
+
+    if device.name == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    if device.name == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    return 1 << 30
+
+
+def _free_cache(device: Device) -> None:
+    import torch
+
+    if device.name == "cuda":
+        torch.cuda.empty_cache()
+    elif device.name == "mps":
+        torch.mps.empty_cache()

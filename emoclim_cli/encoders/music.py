@@ -1,6 +1,6 @@
-"""Music encoders on ONNX Runtime: each window of a track through one or more networks, pooled to one vector per track.
+"""Music encoders on ONNX Runtime: each window of a track through one or more networks.
 
-Shape letters: n tracks, w windows, s samples, p network inputs, d feature dim.
+Shape letters: w windows, s samples, p network inputs, d feature dim.
 """
 
 from __future__ import annotations
@@ -12,17 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from emoclim_cli.audio import AudioWindows, read_windows
 from emoclim_cli.encoders import EncoderInfo, musicnn, vibenet
 from emoclim_cli.encoders.devices import core_pool
+from emoclim_cli.encoders.windows import Window, WindowEncoder
 from emoclim_cli.errors import ModelError
 
-SAMPLE_RATE_HZ = 16_000
-WINDOW_S = 10.0
-MAX_WINDOWS = 6
-"""A minute of a track, spread over its length."""
-MAX_OVERLAPPING_WINDOWS = 240
-"""Ten minutes of a track at an overlap of 75 %; of a longer one as many, spread over its length."""
+WINDOW = Window(rate_hz=16_000, samples=160_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +36,13 @@ NETWORKS = {
 }
 
 
-class MusicEncoder:
+class MusicEncoder(WindowEncoder):
     def __init__(self, info: EncoderInfo, paths: Sequence[Path]) -> None:
         # ONNX Runtime's wheels report their use to its makers, unless told not to before it is loaded. Nothing is to leave this machine.
         os.environ["ORT_DISABLE_TELEMETRY"] = "1"
         import onnxruntime as ort
 
-        self.info = info
+        super().__init__(info, WINDOW)
         self._pool = core_pool()
         self._networks = [NETWORKS[name] for name in info.weights]
         options = ort.SessionOptions()
@@ -58,19 +53,8 @@ class MusicEncoder:
         except Exception as error:  # ONNX Runtime's own exceptions share no base but Exception
             raise ModelError(f"the weights of {info.name} cannot be loaded: {error}", "emoclim models verify") from error
 
-    def load(self, path: str) -> AudioWindows:
-        overlap = self.info.overlap
-        most = MAX_OVERLAPPING_WINDOWS if overlap else MAX_WINDOWS
-        return read_windows(path, sample_rate_hz=SAMPLE_RATE_HZ, window_s=WINDOW_S, max_windows=most, overlap=overlap)
-
-    def encode(self, samples: Sequence[AudioWindows]) -> np.ndarray:
-        """(n, d): the mean over each track's windows."""
-        return np.stack([windows.mean(axis=0) for windows in self.encode_windows(samples)])
-
-    def encode_windows(self, samples: Sequence[AudioWindows]) -> list[np.ndarray]:
-        """The features of each window: n arrays (w, d)."""
-        features = list(self._pool.map(self._encode_window, (window for sample in samples for window in sample.audio)))
-        return np.split(np.stack(features), np.cumsum([len(sample.audio) for sample in samples])[:-1])
+    def _features(self, windows: Sequence[np.ndarray]) -> np.ndarray:
+        return np.stack(list(self._pool.map(self._encode_window, windows)))
 
     def _encode_window(self, audio: np.ndarray) -> np.ndarray:
         """(s,) -> (d,), on one thread of the pool. Each input of a network goes by itself, so that none can change another's features."""

@@ -1,0 +1,40 @@
+"""Music encoders in torch: each window of a track through a network. Shape letters: w windows, s samples, d feature dim."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from emoclim_cli.encoders import EncoderInfo
+from emoclim_cli.encoders.devices import Device, runner
+from emoclim_cli.encoders.windows import Window, WindowEncoder
+
+WINDOWS_AT_ONCE = 64
+"""Those that overlap are views of one array, and as many copies would not fit into memory."""
+
+
+class TorchMusicEncoder(WindowEncoder):
+    """`network` maps (w, s) float32 audio to (w, d) float32 features, on the device's name and under its autocast."""
+
+    def __init__(self, info: EncoderInfo, network: nn.Module, device: Device, window: Window, item_bytes: int) -> None:
+        super().__init__(info, window)
+        self.device = device
+        self.network = network.eval().requires_grad_(False).to(device.name)
+        self._run = runner(self._forward, device, item_bytes=item_bytes, per_core=1)  # one by one: the same bits in any batch
+
+    def _features(self, windows: Sequence[np.ndarray]) -> np.ndarray:
+        parts = [windows[start : start + WINDOWS_AT_ONCE] for start in range(0, len(windows), WINDOWS_AT_ONCE)]
+        return np.concatenate([self._run(torch.from_numpy(np.stack(part))) for part in parts])
+
+    def _forward(self, audio: Tensor) -> Tensor:
+        out: Tensor
+        if self.device.accelerator:
+            with torch.autocast(self.device.name, self.device.dtype):
+                out = self.network(audio).float()
+            if torch.isfinite(out).all():  # half precision ends at 65,504
+                return out
+        out = self.network(audio)
+        return out
