@@ -33,7 +33,7 @@ def timed(encoder: ClipEncoder, samples: list[np.ndarray], dtype: torch.dtype) -
     """Seconds and features, with the blocks in this format."""
     weights = load_file(path_of(encoder.info.weights[0], CACHE / "weights"))  # anew: what was rounded once stays rounded
     encoder.tower.float().load_state_dict(weights)
-    encoder.tower.transformer.to(dtype)
+    encoder.tower.compute_in(dtype)
     start = time.perf_counter()
     features = np.concatenate([encoder.encode(samples[i : i + BATCH]) for i in range(0, len(samples), BATCH)])
     return time.perf_counter() - start, features
@@ -73,7 +73,8 @@ def main() -> None:
     a, b = whole.values()
     cosines = (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
     print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}; {len(samples)} photos of {options.split}")
-    print(f"cosine of a photo's features in both: least {cosines.min():.5f}, median {np.median(cosines):.5f}")
+    for name, some in ((f"{len(few)} photos", cosines[:: max(1, len(samples) // options.items)][: options.items]), ("all", cosines)):
+        print(f"cosine of a photo's features in both, {name}: least {some.min():.5f}, median {np.median(some):.5f}")
     ratios = [slow / fast for slow, fast in zip(*seconds.values(), strict=True)]
     rates = {dtype: len(few) / float(np.median(values)) for dtype, values in seconds.items()}
     print(f"{len(few)} photos, photos/s: " + ", ".join(f"{dtype} {rate:.1f}" for dtype, rate in rates.items()))

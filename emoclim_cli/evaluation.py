@@ -126,7 +126,7 @@ def _direction(queries: Side, candidates: Side, result: Retrieval) -> Direction:
     overall = {name: macro(values, queries.labels) for name, values in columns.items()}
     emotions = sorted(overall["p@5"][1])
     per_source = {}
-    for source in np.unique(queries.sources) if queries.sources.any() else ():
+    for source in np.unique(queries.sources) if (queries.sources != "").any() else ():
         chosen = queries.sources == source
         if not np.isnan(result.reciprocal_rank[chosen]).all():
             means = {name: float(np.nanmean(values[chosen])) for name, values in columns.items()}

@@ -176,34 +176,38 @@ def test_many_windows_stay_in_order(name: str, cache: Path, monkeypatch: pytest.
         np.testing.assert_array_equal(encoder.encode([AudioWindows(audio[n : n + 1], np.zeros(1), 10.0)])[0], windows[n])
 
 
+def on(device: Device, name: str, cache: Path) -> TorchMusicEncoder:
+    """The encoder on another device than this machine would choose."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(f"emoclim_cli.encoders.{encoder_info(name).module}.choose_device", lambda wanted: device)
+        encoder = build(name, cache)
+    assert isinstance(encoder, TorchMusicEncoder)
+    assert encoder.device is device
+    return encoder
+
+
+FLOAT32 = Device("cpu", torch.float32, "a CPU without bfloat16")
+HALVES = {
+    "bfloat16": Device("cpu", torch.bfloat16, "a CPU with bfloat16"),
+    "gpu": Device("cpu", torch.float16, "a CPU that says it is a GPU", accelerator=True),
+}
+
+
 @pytest.mark.parametrize("name", MUSIC)
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_on_an_accelerator(
-    name: str, dtype: torch.dtype, cache: Path, tracks: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On a CPU that says it is a GPU: the spectrograms stay float32, so the features are nearly those of float32."""
-    whole = build(name, cache, "cpu")
-    gpu = Device("cpu", dtype, "a CPU that says it is a GPU", accelerator=True)
-    monkeypatch.setattr(f"emoclim_cli.encoders.{encoder_info(name).module}.choose_device", lambda wanted: gpu)
-    half = build(name, cache)
-    assert isinstance(half, TorchMusicEncoder)
-    assert half.device.accelerator
+@pytest.mark.parametrize("half", HALVES)
+def test_half_precision_gives_nearly_the_same_features(name: str, half: str, cache: Path, tracks: list[str]) -> None:
+    """The spectrograms stay float32, with which it would not be so."""
+    whole, halved = on(FLOAT32, name, cache), on(HALVES[half], name, cache)
     samples = [whole.load(path) for path in tracks]
-    expected, found = whole.encode(samples), half.encode(samples)
+    expected, found = whole.encode(samples), halved.encode(samples)
     assert found.dtype == np.float32
     assert not np.array_equal(expected, found)
-    assert cosines(expected, found).min() > (0.9999 if dtype == torch.float16 else 0.999)
-    assert half.info.digest == whole.info.digest
+    assert cosines(expected, found).min() > (0.9999 if half == "gpu" else 0.999)
+    assert halved.info.digest == whole.info.digest
 
 
-def test_what_is_too_large_for_half_precision_is_computed_in_float32(
-    cache: Path, tracks: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gpu = Device("cpu", torch.float16, "a CPU that says it is a GPU", accelerator=True)
-    monkeypatch.setattr("emoclim_cli.encoders.cnn.choose_device", lambda wanted: gpu)
-    whole, half = build("harmonic-cnn", cache, "cpu"), build("harmonic-cnn", cache)
-    assert isinstance(whole, TorchMusicEncoder)
-    assert isinstance(half, TorchMusicEncoder)
+def test_what_is_too_large_for_half_precision_is_computed_in_float32(cache: Path, tracks: list[str]) -> None:
+    whole, half = (on(device, "harmonic-cnn", cache) for device in (FLOAT32, HALVES["gpu"]))
     for encoder in (whole, half):
         norm = encoder.network.get_submodule("hstft_bn")
         assert isinstance(norm.weight, torch.Tensor)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from media_makers import make_photo, make_tone, picture, tone
+from random_weights import put_clip_b_32, write_tagger
 
 from emoclim_cli.cli import app
 from emoclim_cli.emotions import EMOTIONS
@@ -83,6 +84,25 @@ def test_training_runs(home: Path, cache: Path) -> None:
     assert "image->music" in done.stdout
     status = run("emoclim status", home, cache)
     assert "my-space" in status.stdout
+
+
+def test_the_papers_encoders_are_trained_as_it_says(home: Path, tmp_path: Path) -> None:
+    """With random weights, and shorter: the commands for a space of CLIP ViT-B/32 and the Harmonic CNN, which is tuned."""
+    (block,) = [block for block in BLOCKS if block.startswith("emoclim models fetch harmonic-cnn")]
+    cache = tmp_path / "cache"
+    put_clip_b_32(cache / "weights", tmp_path)
+    write_tagger("harmonic-cnn", home / "best_model.pth")
+    for number, emotion in enumerate(EMOTIONS):
+        for folder in ("DeepEmotion", "AudioSet"):
+            (home / folder / emotion).mkdir(parents=True)
+        for i in range(5):  # of which one each is drawn for val and test
+            make_photo(home / "DeepEmotion" / emotion / f"{i}.png", picture(seed=1 + 5 * number + i))
+            make_tone(home / "AudioSet" / emotion / f"{i}.wav", samples=tone(1.0, 16000, 1, 5 * number + i), rate_hz=16000)
+    fetch, train = commands_of(block)
+    for line in (fetch, f"{train} --epochs 1 --steps 1 --batch 4"):
+        done = run(line, home, cache)
+        assert done.returncode == 0, (line, done.stderr)
+    assert {"space.json", "music-encoder.safetensors"} <= {path.name for path in (home / "paper-harmonic").iterdir()}
 
 
 def test_every_command_is_in_it() -> None:

@@ -241,7 +241,7 @@ def test_below_a_prefix() -> None:
 
 @pytest.mark.parametrize("name", TAGGERS)
 def test_tuned_weights_make_an_encoder_whose_features_are_those_of_training(name: str, tmp_path: Path) -> None:
-    """But for the 16 bits of the audio that is kept."""
+    """But for the 16 bits of the audio that is kept, and bfloat16 where the encoder computes in it."""
     network = randomised(TAGGERS[name]())
     window = Window(network.RATE_HZ, network.SAMPLES)  # type: ignore[arg-type]
     items = [a_track(tmp_path, f"{i}.wav", seconds, i) for i, seconds in enumerate((1.0, 6.0))]
@@ -255,15 +255,15 @@ def test_tuned_weights_make_an_encoder_whose_features_are_those_of_training(name
     encoder = build(name, tmp_path / "no-cache", "cpu", tuned=tmp_path / "tuned.safetensors")
     found = np.concatenate(encoder.encode_windows([encoder.load(item.path) for item in items]))
     assert found.shape == expected.windows.shape == (3, encoder.info.dim)
-    scale = np.abs(expected.windows).max()
-    assert np.abs(found - expected.windows).max() < 0.01 * scale
-    assert np.abs(found - build_features(network, items, window)).max() > 0.02 * scale
+    error = np.abs(found - expected.windows).max()
+    assert error < 0.03 * np.abs(expected.windows).max()
+    assert np.abs(found - features_before(network, items, window)).max() > 3 * error
     write_weights(network.state_dict(), tmp_path / "other.safetensors")
     other = build(name, tmp_path / "no-cache", "cpu", tuned=tmp_path / "other.safetensors")
     assert other.info.digest != encoder.info.digest
 
 
-def build_features(network: torch.nn.Module, items: list[LabelledItem], window: Window) -> np.ndarray:
+def features_before(network: torch.nn.Module, items: list[LabelledItem], window: Window) -> np.ndarray:
     """Of the network as it was."""
     windows = [
         read_windows(item.path, sample_rate_hz=window.rate_hz, window_s=window.seconds, max_windows=window.most(0.0)).audio

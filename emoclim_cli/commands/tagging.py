@@ -58,10 +58,10 @@ def tagging(
         console.warn(f"not measured, and left out of the mean, since no clip of the test split carries them or all do: {names}")
     if json:
         about = {"space": loaded.name, "encoder": encoder.info.name, "vectors": vectors}
-        epochs = {"epochs": recipe.epochs, "best_epoch": trained.best_epoch}
+        course = {"epochs": recipe.epochs, "best_epoch": trained.best_epoch}
         sizes = {split: len(part.vectors) for split, part in clips.items()}
         console.print_json(
-            {**about, **epochs, "splits": sizes, "missing": tag_set.missing, "untagged": tag_set.untagged, **report.as_json()}
+            {**about, **course, "splits": sizes, "missing": tag_set.missing, "untagged": tag_set.untagged, **report.as_json()}
         )
         return
     console.show_tagging(report, vectors)

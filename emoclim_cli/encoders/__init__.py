@@ -19,7 +19,8 @@ import numpy as np
 
 from emoclim_cli.errors import MissingExtra, ModelError
 from emoclim_cli.media import MediaKind
-from emoclim_cli.weights import digest_of, path_of
+from emoclim_cli.torch_checkpoints import state_digest
+from emoclim_cli.weights import digest_of, identity_of, path_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +108,6 @@ def build(name: str, cache: Path, device: str = "auto", *, overlap: float = 0.0,
 
     Raises MissingExtra, MissingWeights where its weights are not in `cache`, ModelError where they are damaged.
     """
-    from emoclim_cli.torch_checkpoints import state_digest
-    from emoclim_cli.weights import identity_of
-
     info = encoder_info(name)
     check_extra(info)
     paths = [tuned] if tuned else [path_of(weights, cache) for weights in info.weights]

@@ -40,9 +40,7 @@ class ClipEncoder:
         except Exception as error:
             raise ModelError(f"the weights of {info.name} cannot be loaded: {error}", "emoclim models verify") from error
         self.tower = tower.eval().requires_grad_(False).to(self.device.name)
-        # Nearly all of the time goes into the blocks. The patches stay float32: in bfloat16 their convolution alone takes the cosine to
-        # float32 of one photo in seven below 0.999, all blocks together of none.
-        self.tower.transformer.to(self.device.dtype)
+        self.tower.compute_in(self.device.dtype)
         self._mean, self._std = (torch.tensor(values, device=self.device.name).view(3, 1, 1) for values in (MEAN, STD))
         tokens = (SIDE // patch) ** 2 + 1
         # Of each token a block holds at once: itself, queries, keys and values, and the four times wider inside of its MLP three times.
