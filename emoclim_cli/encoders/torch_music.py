@@ -31,9 +31,9 @@ class TorchMusicEncoder(WindowEncoder):
         return np.concatenate([self._run(torch.from_numpy(np.stack(part))) for part in parts])
 
     def _forward(self, audio: Tensor) -> Tensor:
-        with torch.autocast(self.device.name, self.device.dtype, enabled=self.device.dtype != torch.float32):
+        reduced = self.device.dtype != torch.float32
+        with torch.autocast(self.device.name, self.device.dtype, enabled=reduced):
             out: Tensor = self.network(audio).float()
-        if torch.isfinite(out).all():
-            return out
-        out = self.network(audio)  # half precision ends at 65,504
+        if reduced and not torch.isfinite(out).all():  # half precision ends at 65,504
+            out = self.network(audio)
         return out

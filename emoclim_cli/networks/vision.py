@@ -66,8 +66,8 @@ class VisionTransformer(nn.Module):
     def compute_in(self, dtype: torch.dtype) -> None:
         """Puts the matrices of the blocks, where nearly all of the time goes, into another number format.
 
-        All else stays float32: in bfloat16 the patches' convolution alone takes the cosine to float32 of one photo in seven below 0.999, and
-        the sums that go from block to block lose a little with each.
+        All else stays float32: in bfloat16 the patches' convolution alone takes the cosine to float32 of one photo in seven below 0.999,
+        and the sums that go from block to block lose a little with each.
         """
         for block in self.transformer.resblocks:
             for part in (block.attn, block.mlp):
