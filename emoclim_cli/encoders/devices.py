@@ -72,9 +72,10 @@ def choose_device(wanted: str = "auto") -> Device:
         return Device("cuda", torch.float16, f"{torch.cuda.get_device_name()}, half precision", accelerator=True)
     if wanted in ("auto", "mps") and there["mps"]:
         return Device("mps", torch.float16, "Apple's GPU, half precision", accelerator=True)
+    gpu = "the GPU is left alone" if any(there.values()) else "torch sees no GPU"
     if _has_bfloat16():
-        return Device("cpu", torch.bfloat16, "the processor computes bfloat16")
-    return Device("cpu", torch.float32, "the processor has no bfloat16 arithmetic")
+        return Device("cpu", torch.bfloat16, f"{gpu}, the processor computes bfloat16")
+    return Device("cpu", torch.float32, f"{gpu}, the processor has no bfloat16 arithmetic")
 
 
 def _has_bfloat16() -> bool:
