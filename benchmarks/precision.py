@@ -1,7 +1,7 @@
 """What bfloat16 on the CPU costs and brings: python benchmarks/precision.py --photos images.csv --music music.csv [--items 200]
 
 The blocks of CLIP's tower in float32 and in bfloat16, on the same photos in the same run: photos per second, the cosine between a photo's
-features, and retrieval by a space with either. The music's features are float32 on any CPU.
+features, and retrieval by a space with either. Of the music encoder's features one set serves both.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--split", default="val")
     parser.add_argument("--items", type=int, default=200, help="photos that the speed is measured on; retrieval takes all of the split")
     options = parser.parse_args()
-    space = load_space(options.space, CACHE)
+    space = load_space(options.space, CACHE / "spaces")
     photos, pieces = (
         [item for item in assign_splits(read_labels(source), 0, source) if item.split == options.split and item.emotion]
         for source in (options.photos, options.music)

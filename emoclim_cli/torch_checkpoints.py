@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,7 +51,7 @@ def _tagger(members: Mapping[str, Path], destination: Path, kind: type[Tagger]) 
         raise ModelError(f"{path.name}: {error}") from error
     if kind.WINDOW:  # of its length, but never with its numbers
         state[kind.WINDOW] = network.get_buffer(kind.WINDOW)
-    _save(_fitted(state, lambda: network, path), path, destination)
+    _save(_fitted(state, _shapes(network), path), path, destination)
 
 
 # --- CLIP --------------------------------------------------------------------------------------------------------------------------------
@@ -68,6 +68,8 @@ def clip_from_open_clip(members: Mapping[str, Path], destination: Path, *, patch
 
     The text tower is left out. Raises as `harmonic_from_checkpoint` does.
     """
+    import torch
+
     from emoclim_cli.networks.vision import VisionTransformer
 
     (path,) = members.values()
@@ -76,42 +78,31 @@ def clip_from_open_clip(members: Mapping[str, Path], destination: Path, *, patch
     if unknown:
         raise ModelError(f"{path.name} is not a CLIP of open_clip: it has {_some(unknown)}, which no CLIP has")
     state = {name.removeprefix(IMAGE_TOWER): tensor for name, tensor in whole.items()}
-    _save(_fitted(state, lambda: VisionTransformer(patch), path, prefix=IMAGE_TOWER), path, destination)
+    with torch.device("meta"):
+        shapes = _shapes(VisionTransformer(patch))
+    _save(_fitted(state, shapes, path, prefix=IMAGE_TOWER), path, destination)
 
 
 # --- CLAP --------------------------------------------------------------------------------------------------------------------------------
 
 AUDIO_TOWER = ("audio_branch.", "audio_projection.")
-CLAP_SHAPES = {
-    "audio_branch.patch_embed.proj.weight": (96, 1, 4, 4),
-    "audio_branch.norm.weight": (768,),
-    "audio_projection.0.weight": (512, 768),
-    "audio_projection.0.bias": (512,),
-    "audio_projection.2.weight": (512, 512),
-    "audio_projection.2.bias": (512,),
-}
-"""What tells HTSAT-tiny from the other audio towers of LAION's CLAP. The encoder, which has the network, checks all tensors."""
 FUSION = ("audio_branch.patch_embed.mel_conv2d.", "audio_branch.patch_embed.fusion_model.")
 
 
 def clap_from_checkpoint(members: Mapping[str, Path], destination: Path) -> None:
     """A checkpoint of LAION's CLAP, such as `630k-best.pt` -> its `audio_branch.*` and `audio_projection.*`; all else is left out.
 
-    Raises ModelError, with the file and the name in it, where one of the two is missing, not HTSAT-tiny's or made for fusion, where a
-    tensor is not finite, and where the file is no checkpoint.
+    Raises as `harmonic_from_checkpoint` does, also where the tower is not HTSAT-tiny or made for fusion.
     """
+    from emoclim_cli.networks.htsat import clap_shapes
+
     (path,) = members.values()
     state = {name.removeprefix("module."): tensor for name, tensor in _read(path).items()}
     state = {name: tensor for name, tensor in state.items() if name.startswith(AUDIO_TOWER)}
     fusion = [name for name in state if name.startswith(FUSION)]
     if fusion:
         raise ModelError(f"{path.name}: {fusion[0]} belongs to a CLAP with fusion, and emoclim takes one without, such as 630k-best.pt")
-    missing = [name for name in CLAP_SHAPES if name not in state]
-    if missing:
-        raise ModelError(f"{path.name} is not a checkpoint of LAION's CLAP with HTSAT-tiny: it has no {_some(missing)}")
-    for name, shape in CLAP_SHAPES.items():
-        _check_shape(path, name, state[name], shape)
-    _save(state, path, destination)
+    _save(_fitted(state, clap_shapes(), path), path, destination)
 
 
 # --- what identifies weights -------------------------------------------------------------------------------------------------------------
@@ -143,6 +134,8 @@ def state_digest(file: Path) -> str:
 
 COUNTER = "num_batches_tracked"
 """Of batch norm: PyTorch before 0.4.1 did not keep it, and no network here uses it."""
+INTEGERS = (COUNTER, "relative_position_index")
+"""What alone is no floating-point number, by the end of its name."""
 
 
 class _Unused:
@@ -184,7 +177,9 @@ def _read(path: Path) -> dict[str, Tensor]:
 def _is_plain_tensor(value: object) -> bool:
     import torch
 
-    return isinstance(value, torch.Tensor) and value.layout is torch.strided and value.device.type == "cpu" and not value.is_quantized
+    if not isinstance(value, torch.Tensor) or value.layout is not torch.strided or value.device.type != "cpu":
+        return False
+    return not value.is_quantized and not value.is_nested
 
 
 def _load_safetensors(path: Path) -> object:
@@ -214,31 +209,28 @@ def _load_pytorch(path: Path, *, is_zip: bool) -> object:
         raise ModelError(f"{path.name} is no PyTorch checkpoint, or a damaged one") from error
 
 
-def _fitted(state: Mapping[str, Tensor], network: Callable[[], nn.Module], path: Path, prefix: str = "") -> dict[str, Tensor]:
-    """`state`, if it is exactly what `network` has; `prefix` is what its names have in the file."""
+def _shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+
+
+def _fitted(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], path: Path, prefix: str = "") -> dict[str, Tensor]:
+    """`state`, if it is exactly what a network of these shapes has; `prefix` is what its names have in the file."""
     import torch
 
-    with torch.device("meta"):
-        expected = network().state_dict()
-    fitted = dict(state)
-    for name, tensor in expected.items():
-        if name.endswith(COUNTER) and name not in state:
-            fitted[name] = torch.zeros(tensor.shape, dtype=tensor.dtype)
-    missing = [prefix + name for name in expected if name not in fitted]
-    unknown = [prefix + name for name in fitted if name not in expected]
+    counters = {name: torch.zeros(shape, dtype=torch.int64) for name, shape in shapes.items() if name.endswith(COUNTER)}
+    fitted = {**counters, **state}
+    missing = [prefix + name for name in shapes if name not in fitted]
+    unknown = [prefix + name for name in fitted if name not in shapes]
     wrong = [f"no {_some(missing)}"] * bool(missing) + [f"the unknown {_some(unknown)}"] * bool(unknown)
     if wrong:
         raise ModelError(f"{path.name} is not a checkpoint of this network: it has {' and '.join(wrong)}")
-    for name, tensor in expected.items():
-        _check_shape(path, prefix + name, fitted[name], tuple(tensor.shape))
-        if fitted[name].is_floating_point() != tensor.is_floating_point():
-            raise ModelError(f"{path.name}: {prefix}{name} holds {fitted[name].dtype}, which is no {tensor.dtype}")
+    for name, shape in shapes.items():
+        tensor, integer = fitted[name], name.endswith(INTEGERS)
+        if tuple(tensor.shape) != shape:
+            raise ModelError(f"{path.name}: {prefix}{name} has the shape {tuple(tensor.shape)}, not {shape}")
+        if not (tensor.dtype is torch.int64 if integer else tensor.is_floating_point()):
+            raise ModelError(f"{path.name}: {prefix}{name} holds {tensor.dtype}, which is no {torch.int64 if integer else torch.float32}")
     return fitted
-
-
-def _check_shape(path: Path, name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
-    if tuple(tensor.shape) != shape:
-        raise ModelError(f"{path.name}: {name} has the shape {tuple(tensor.shape)}, not {shape}")
 
 
 def _some(names: list[str]) -> str:
@@ -252,8 +244,12 @@ def _save(state: Mapping[str, Tensor], path: Path, destination: Path) -> None:
 
     saved = {}
     for name, tensor in state.items():
-        # A copy each: tensors of a checkpoint may share their memory, which safetensors refuses.
-        saved[name] = tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True).contiguous()
-        if not torch.isfinite(saved[name]).all():
+        try:
+            # A copy each: tensors of a checkpoint may share their memory, which safetensors refuses.
+            saved[name] = tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True).contiguous()
+            finite = bool(torch.isfinite(saved[name]).all())
+        except (RuntimeError, MemoryError) as error:  # of memory, or of a type that torch does not convert
+            raise ModelError(f"{path.name}: {name} cannot be copied: {error}") from error
+        if not finite:
             raise ModelError(f"{path.name}: {name} holds numbers that are not finite")
     save_file(saved, str(destination))

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from emoclim_cli import __version__, checkpoints, evaluation
 from emoclim_cli.datasets import LabelledFeatures
 from emoclim_cli.emotions import EMOTIONS, RETRIEVAL_EMOTIONS
+from emoclim_cli.encoders.devices import enough_memory
 from emoclim_cli.errors import LabelError, ModelError, UsageError
 from emoclim_cli.losses import loss_named
 from emoclim_cli.media import MediaKind
@@ -250,7 +251,8 @@ def _train(
         for epoch in state.history:
             on_epoch(epoch)
     for number in range(len(state.history) + 1, recipe.epochs + 1):
-        sums = _learn(number, state, {**items, MediaKind.MUSIC: music}, taught, recipe)
+        with enough_memory(body.device if body else "this machine", f"--batch N, fewer than {recipe.batch}"):
+            sums = _learn(number, state, {**items, MediaKind.MUSIC: music}, taught, recipe)
         projections = {kind: model.folded() for kind, model in state.models.items()}
         if state.tuning and val:
             val = {**val, MediaKind.MUSIC: state.tuning.validation()}

@@ -152,7 +152,7 @@ class Tuning:
         return features
 
     def validation(self) -> LabelledFeatures:
-        """The features of the validation items now, as an encoder would compute them."""
+        """The features of the validation items now: an encoder's, but in float32 on any device."""
         audio = self.body.val
         self.network.eval()
         with torch.no_grad():

@@ -319,16 +319,18 @@ def fetch(
 
 
 def _given(weights: Weights, path: Path) -> Path:
-    """What the user gives: a folder or file as it is, and for an open row the file, which a folder holds under its published name."""
+    """What the user gives: a folder or file as it is, and for an open row the file: in a folder `by_hand`, or below it NAME/`by_hand`."""
     if path.is_dir():
         if not weights.by_hand:
             return path
-        if not (path / weights.by_hand).is_file():
+        # Several networks are published under one name, so a folder may have a folder for each.
+        found = [file for file in (path / weights.name / weights.by_hand, path / weights.by_hand) if file.is_file()]
+        if not found:
             raise MissingWeights(
                 f"cannot get the weights {weights.name} from {path}: {weights.by_hand} is not in this folder",
                 f"emoclim models fetch {weights.name} --from FILE",
             )
-        path /= weights.by_hand
+        path = found[0]
     if not path.is_file():
         raise UsageError(f"{path} is neither a file nor a folder")
     if not os.access(path, os.R_OK):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,9 @@ CHECKOUT = Path(__file__).parents[1]
 # A file is not always as fast as the one before on a machine that does something else too: slow is no failure.
 settings.register_profile("emoclim", deadline=None)
 settings.load_profile("emoclim")
+
+# What a shell runs in the background ignores Ctrl-C, and so would every program that is started from there.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Looked up before anything is redirected.
 REAL_ENVIRONMENT = dict(os.environ)

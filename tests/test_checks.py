@@ -101,7 +101,7 @@ def test_a_package_that_cannot_be_imported(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_an_extra_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "EXTRAS", {"heic": ("no_such_module", "photos in HEIC"), "raw": ("json", "anything")})
+    monkeypatch.setattr(checks, "EXTRAS", {"heic": (("json", "no_such_module"), "photos in HEIC"), "raw": (("json",), "anything")})
     found = run(tmp_path)
     assert found["extra heic"] == Check("extra heic", False, "photos in HEIC", "pip install 'emoclim[heic]'", needed=False)
     assert found["extra raw"] == Check("extra raw", True, "anything", "", needed=False)

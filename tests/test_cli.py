@@ -26,6 +26,7 @@ import pytest
 from filelock import FileLock
 from media_makers import CODECS, make_photo, make_tone
 from PIL import Image
+from random_weights import TAGGERS, write_tagger
 from test_playlists import read_back
 
 from emoclim_cli import __version__
@@ -999,6 +1000,25 @@ def test_a_checkpoint_of_the_users_is_taken_and_replaced(newcomer: User, tmp_pat
     assert "wrong.pth is not a checkpoint of this network" in said
     (row,) = user.json("models", "verify", "harmonic-cnn")["models"]
     assert (row["present"], row["source"]) == (True, "by hand: best_model.pth")
+
+
+def test_a_folder_of_files_carried_by_hand(newcomer: User, weights_cache: Path, tmp_path: Path) -> None:
+    """Everything that it holds is taken, and what it lacks is said at the end; two networks of one file name have a folder each."""
+    cache, carried = tmp_path / "cache", tmp_path / "carried"
+    shutil.copytree(weights_cache, cache / "weights", ignore=shutil.ignore_patterns("staging", "*-cnn.*", "*.lock"))
+    user = replace(newcomer, env={"EMOCLIM_CACHE": str(cache)})
+    for name in TAGGERS:
+        (carried / name).mkdir(parents=True)
+        write_tagger(name, carried / name / "best_model.pth")
+    done = user.run("models", "fetch", "--all", "--from", carried)
+    assert done.code == 3
+    for name in ("clip-vit-b-16", "musicnn", "vibenet", *TAGGERS):
+        assert f"{name}: here and intact\n" in done.err
+    assert f"musicnn is here already: {carried} was not looked at\n" in done.err
+    for name in ("clip-vit-b-32", "clap"):
+        assert f"cannot get the weights {name} from {carried}" in done.err
+    assert {row["name"] for row in user.json("models", "list")["models"] if row["present"]} >= set(TAGGERS)
+    assert user.run("models", "fetch", "musicnn", "--from", tmp_path / "nowhere").code == 2
 
 
 def test_damaged_weights_are_found_and_fetched_again(newcomer: User, weights_cache: Path) -> None:

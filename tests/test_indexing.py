@@ -35,6 +35,8 @@ PHOTO, MUSIC = MediaKind.PHOTO, MediaKind.MUSIC
 class ToyPhotos:
     """A real encoder of real photos: 4 x 4 pixels."""
 
+    batch_size = 32
+
     def __init__(self, name: str = "toy-photos") -> None:
         self.info = EncoderInfo(name, PHOTO, 48, (), "MIT", "toy")
         self.loads = 0

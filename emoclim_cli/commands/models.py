@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ import typer
 from emoclim_cli import console
 from emoclim_cli.commands import places
 from emoclim_cli.commands.options import JsonOption, LibraryOption, OfflineOption
-from emoclim_cli.errors import EmoclimError
+from emoclim_cli.errors import EmoclimError, ModelError
 from emoclim_cli.media import MediaKind
 
 models_app = typer.Typer(
@@ -44,24 +45,47 @@ def models_fetch(
 ) -> None:
     """Downloads weights, checks and converts them. What is here already is only checked."""
     from emoclim_cli import weights
-    from emoclim_cli.encoders import encoder_info
+    from emoclim_cli.encoders import weights_of
 
+    given = Path(from_path) if from_path else None
     wanted = list(names or ())
     if everything:
-        wanted = [row.name for row in weights.WEIGHTS.values() if row.sources]
+        wanted = [row.name for row in weights.WEIGHTS.values() if row.sources or given]
         for row in weights.WEIGHTS.values():
-            if not row.sources:
+            if row.name not in wanted:
                 console.note(f"{row.name}: on no network: {row.command}")
     if not wanted:
         space = places.load_space("")
-        wanted = [weight for kind in MediaKind for weight in encoder_info(space.encoders[kind]).weights]
+        wanted = weights_of(space.encoders, space.tuned)
     for name in wanted:
         weights.row_of(name)  # an unknown name is said before anything is fetched
-    places.fetch(wanted, places.is_offline(offline), Path(from_path) if from_path else None, check_bytes=True)
+    if everything:
+        wanted = _each(wanted, offline, given)
+    else:
+        places.fetch(wanted, places.is_offline(offline), given, check_bytes=True)
     for name in wanted:
         console.note(f"{name}: here and intact")
     if json:
         console.print_json({"models": [row for row in weights.listing(places.weights_cache()) if row["name"] in wanted]})
+
+
+def _each(names: Sequence[str], offline: bool, given: Path | None) -> list[str]:
+    """Fetches what can be had. Raises, at the end, what the last of the others raised, and shows the rest."""
+    failed: list[EmoclimError] = []
+    done = []
+    for name in names:
+        try:
+            places.fetch([name], places.is_offline(offline), given, check_bytes=True)
+            done.append(name)
+        except ModelError as error:
+            failed.append(error)
+    for name in done if failed else ():
+        console.note(f"{name}: here and intact")
+    for failure in failed[:-1]:
+        console.show_error(failure)
+    if failed:
+        raise failed[-1]
+    return done
 
 
 @models_app.command("verify")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emoclim_cli import console
-from emoclim_cli.errors import MissingWeights, ModelError
+from emoclim_cli.errors import MissingWeights, ModelError, UsageError
 from emoclim_cli.media import MediaKind
 
 if TYPE_CHECKING:
@@ -93,6 +93,8 @@ def fetch(names: Sequence[str], offline: bool, from_path: Path | None = None, *,
     """
     from emoclim_cli import weights
 
+    if from_path is not None and not from_path.exists():
+        raise UsageError(f"{from_path} is neither a file nor a folder", "name the file, or the folder that holds it, with --from")
     check = weights.verify if check_bytes else weights.path_of
     for name in names:
         row = weights.row_of(name)
@@ -102,7 +104,10 @@ def fetch(names: Sequence[str], offline: bool, from_path: Path | None = None, *,
             if offline and from_path is None and row.sources:
                 raise MissingWeights(f"{error.message}, and --offline forbids fetching them", error.hint) from error
         else:
-            if from_path is None or not row.by_hand:
+            if from_path is None:
+                continue
+            if not row.by_hand:
+                console.note(f"{name} is here already: {from_path} was not looked at")
                 continue
         _fetch_absent(row, from_path)
 

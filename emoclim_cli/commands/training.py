@@ -75,10 +75,11 @@ def _items(source: str, recipe: Recipe, kind: MediaKind) -> list[LabelledItem]:
 
 def _check_unfreezing(encoder: str, teacher: str) -> None:
     """Raises UsageError."""
-    from emoclim_cli.encoders.cnn import NETWORKS
+    from emoclim_cli.encoders import ENCODERS
 
-    if encoder not in NETWORKS:
-        raise UsageError(f"--unfreeze-music: {encoder} cannot be trained here", f"--music-encoder {' or '.join(NETWORKS)}")
+    if not ENCODERS[encoder].tunable:
+        tunable = " or ".join(name for name, info in ENCODERS.items() if info.tunable)
+        raise UsageError(f"--unfreeze-music: {encoder} cannot be trained here", f"--music-encoder {tunable}")
     if teacher:
         raise UsageError("--unfreeze-music with a --teacher: its features are those of the frozen encoder", "leave one of the two out")
 

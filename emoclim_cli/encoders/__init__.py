@@ -7,7 +7,7 @@ Shape letters: n items, w windows of one item, d feature dim.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from importlib import import_module
@@ -35,6 +35,8 @@ class EncoderInfo:
     """Module of this package whose `build(info, paths, device)` makes the encoder."""
     extra: str = ""
     """A key of EXTRAS, where it needs packages that not everybody has."""
+    tunable: bool = False
+    """Whether it can be trained with its projection, so that a space carries weights of its own for it."""
     overlap: float = 0.0
     """Of a track's windows: how much of itself each shares with the next. 0 is what libraries and spaces are made with."""
     identity: tuple[str, ...] = ()
@@ -42,7 +44,7 @@ class EncoderInfo:
 
     @property
     def digest(self) -> str:
-        """Names the features: the same digest, the same numbers for the same file.
+        """Names the features: the same digest, the same numbers for the same file, but for what a device's number format rounds.
 
         Raises ModelError for weights that the table leaves open, unless it is of an encoder that was built.
         """
@@ -78,8 +80,8 @@ ENCODERS: dict[str, EncoderInfo] = {
         EncoderInfo("vibenet", MediaKind.MUSIC, 1280, ("vibenet",), "GPL-3.0-or-later", "music"),
         EncoderInfo("musicnn+vibenet", MediaKind.MUSIC, 1480, ("musicnn", "vibenet"), "GPL-3.0-or-later", "music"),
         EncoderInfo("clap", MediaKind.MUSIC, 512, ("clap",), "CC0-1.0", "clap", extra="clap"),
-        EncoderInfo("harmonic-cnn", MediaKind.MUSIC, 256, ("harmonic-cnn",), "MIT", "cnn"),
-        EncoderInfo("short-chunk-cnn", MediaKind.MUSIC, 512, ("short-chunk-cnn",), "MIT", "cnn"),
+        EncoderInfo("harmonic-cnn", MediaKind.MUSIC, 256, ("harmonic-cnn",), "MIT", "cnn", tunable=True),
+        EncoderInfo("short-chunk-cnn", MediaKind.MUSIC, 512, ("short-chunk-cnn",), "MIT", "cnn", tunable=True),
     )
 }
 
@@ -93,6 +95,11 @@ def encoder_info(name: str) -> EncoderInfo:
         return ENCODERS[name]
     except KeyError:
         raise ModelError(f"there is no encoder {name!r}", f"one of: {', '.join(ENCODERS)}") from None
+
+
+def weights_of(encoders: Mapping[MediaKind, str], tuned: Collection[MediaKind] = ()) -> list[str]:
+    """The weights that the encoders of a space need, but for those that it carries itself."""
+    return [name for kind, encoder in encoders.items() if kind not in tuned for name in encoder_info(encoder).weights]
 
 
 def check_extra(info: EncoderInfo) -> None:
@@ -110,6 +117,8 @@ def build(name: str, cache: Path, device: str = "auto", *, overlap: float = 0.0,
     """
     info = encoder_info(name)
     check_extra(info)
+    if tuned and not info.tunable:
+        raise ModelError(f"{name} cannot be tuned, and {tuned} says that it was", "get the space again from where it came")
     paths = [tuned] if tuned else [path_of(weights, cache) for weights in info.weights]
     identity = (state_digest(tuned),) if tuned else tuple(identity_of(weights, cache) for weights in info.weights)
     found = replace(info, overlap=overlap, identity=identity)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from emoclim_cli.encoders import EncoderInfo
-from emoclim_cli.encoders.devices import choose_device, runner
+from emoclim_cli.encoders.devices import choose_device, placed, runner
 from emoclim_cli.errors import ModelError
 from emoclim_cli.networks.vision import SIDE, VisionTransformer
 from emoclim_cli.photos import read_photo
@@ -39,8 +39,9 @@ class ClipEncoder:
             tower.load_state_dict(load_file(path), assign=True)
         except Exception as error:
             raise ModelError(f"the weights of {info.name} cannot be loaded: {error}", "emoclim models verify") from error
-        self.tower = tower.eval().requires_grad_(False).to(self.device.name)
-        self.tower.compute_in(self.device.dtype)
+        tower.compute_in(self.device.dtype)
+        placed(tower, self.device)
+        self.tower = tower
         self._mean, self._std = (torch.tensor(values, device=self.device.name).view(3, 1, 1) for values in (MEAN, STD))
         tokens = (SIDE // patch) ** 2 + 1
         # Of each token a block holds at once: itself, queries, keys and values, and the four times wider inside of its MLP three times.

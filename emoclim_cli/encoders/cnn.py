@@ -18,7 +18,7 @@ from emoclim_cli.networks.taggers import HarmonicCnn, ShortChunkCnn, Tagger
 NETWORKS: dict[str, type[Tagger]] = {"harmonic-cnn": HarmonicCnn, "short-chunk-cnn": ShortChunkCnn}
 """Encoder -> network."""
 ITEM_BYTES = 64 << 20
-"""Of one window, above what either network holds at once: 128 channels of a 64 x 156 map are 5 MB in float32."""
+"""Of one window, above what either holds at once: 40 MB of the Harmonic CNN, whose first layer makes 128 maps of 128 x 313, twice."""
 
 
 def network_of(name: str, path: Path) -> Tagger:

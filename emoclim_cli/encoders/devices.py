@@ -6,8 +6,9 @@ Nothing here has seen a GPU (README: "What was not checked"). What depends on on
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -18,12 +19,12 @@ from emoclim_cli.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
-LARGEST_BATCH = 512
-"""More keeps no GPU busier, and what is lost when memory runs out grows with it."""
+NO_MEMORY = ("out of memory", "ALLOC_FAILED", "nable to find an engine", "can't allocate memory")
+"""What an error says where torch has no class of its own for it: MPS, cuBLAS, cuDNN and the CPU have their own words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,29 @@ def _has_bfloat16() -> bool:
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
+@contextmanager
+def enough_memory(device: str, hint: str) -> Iterator[None]:
+    """Raises ModelError with the hint where the device's memory runs out."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise ModelError(f"{device} has not enough free memory", hint) from error
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or any(said in str(error) for said in NO_MEMORY)
+
+
+def placed(network: nn.Module, device: Device) -> nn.Module:
+    """The network on the device, for inference. Raises ModelError where it does not fit."""
+    with enough_memory(device.name, "--device cpu"):
+        return network.eval().requires_grad_(False).to(device.name)
+
+
 def runner(network: Callable[[Tensor], Tensor], device: Device, *, item_bytes: int, per_core: int) -> Callable[[Tensor], np.ndarray]:
     """What computes `network` for (n, ...) inputs that are in the CPU's memory: (n, d) float32.
 
@@ -117,7 +141,7 @@ class _OnAccelerator:
         self._network = network
         self._device = device
         # Half: the memory is not ours alone, and the kernels want room to work in.
-        self._batch = min(LARGEST_BATCH, max(1, _free_bytes(device) // (2 * item_bytes)))
+        self._batch = max(1, _free_bytes(device) // (2 * item_bytes))
 
     def __call__(self, inputs: Tensor) -> np.ndarray:
         import torch
@@ -130,8 +154,8 @@ class _OnAccelerator:
                 part = inputs[done : done + self._batch]
                 try:
                     outputs.append(self._network(self._moved(part)))
-                except RuntimeError as error:  # MPS has no error of its own for it
-                    if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in str(error):
+                except RuntimeError as error:
+                    if not _is_out_of_memory(error):
                         raise
                     if len(part) == 1:
                         raise ModelError(f"{self._device.name} has not enough free memory for one input", "--device cpu") from error

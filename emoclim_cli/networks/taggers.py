@@ -130,11 +130,11 @@ class HarmonicCnn(Tagger):
 
     @classmethod
     def of(cls, state: Mapping[str, Tensor]) -> Self:
-        """Raises ValueError for a window of another length than the published ones."""
-        frame = len(state[cls.WINDOW]) if cls.WINDOW in state else frontends.HARMONIC_FRAMES[0]
-        if frame not in frontends.HARMONIC_FRAMES:
-            raise ValueError(f"{cls.WINDOW} has {frame} numbers, not one of {frontends.HARMONIC_FRAMES}")
-        return cls(frame)
+        """Raises ValueError for a window of another shape than the published ones."""
+        shape = tuple(state[cls.WINDOW].shape) if cls.WINDOW in state else frontends.HARMONIC_FRAMES[:1]
+        if shape not in {(frame,) for frame in frontends.HARMONIC_FRAMES}:
+            raise ValueError(f"{cls.WINDOW} has the shape {shape}, not {' or '.join(f'({frame},)' for frame in frontends.HARMONIC_FRAMES)}")
+        return cls(*shape)
 
     def __init__(self, frame: int = frontends.HARMONIC_FRAMES[0]) -> None:
         super().__init__(
