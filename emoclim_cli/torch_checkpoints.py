@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from emoclim_cli.errors import ModelError
+from emoclim_cli.networks.htsat import clap_shapes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -94,8 +95,6 @@ def clap_from_checkpoint(members: Mapping[str, Path], destination: Path) -> None
 
     Raises as `harmonic_from_checkpoint` does, also where the tower is not HTSAT-tiny or made for fusion.
     """
-    from emoclim_cli.networks.htsat import clap_shapes
-
     (path,) = members.values()
     state = {name.removeprefix("module."): tensor for name, tensor in _read(path).items()}
     state = {name: tensor for name, tensor in state.items() if name.startswith(AUDIO_TOWER)}
@@ -238,7 +237,7 @@ def _some(names: list[str]) -> str:
 
 
 def _save(state: Mapping[str, Tensor], path: Path, destination: Path) -> None:
-    """Numbers as float32, counters and indices as they are; `path` is named where a tensor is not finite."""
+    """Numbers as float32, counters and indices as they are; `path` is named where a tensor is not finite or cannot be copied."""
     import torch
     from safetensors.torch import save_file
 

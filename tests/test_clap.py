@@ -24,7 +24,7 @@ import pytest
 import torch
 from media_makers import make_tone, tone
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from emoclim_cli import encoders, weights
@@ -32,7 +32,8 @@ from emoclim_cli.audio import AudioWindows
 from emoclim_cli.encoders import EXTRAS, clap, encoder_info
 from emoclim_cli.encoders.clap import ClapAudio, ClapEncoder
 from emoclim_cli.errors import MissingExtra, ModelError, UnreadableMedia
-from emoclim_cli.torch_checkpoints import state_digest
+from emoclim_cli.networks.htsat import clap_shapes
+from emoclim_cli.torch_checkpoints import INTEGERS, state_digest
 
 CHECKOUT = Path(__file__).parents[1]
 RATE_HZ = 48_000
@@ -190,40 +191,9 @@ def test_the_tower_is_the_published_one(network: ClapAudio) -> None:
     assert config.items() >= clap.CONFIG.items()
     assert config["clip_samples"] == clap.WINDOW.samples == SAMPLES
     with torch.inference_mode():
-        out = network.audio_branch({"waveform": torch.from_numpy(noises(2))})
-    assert out["embedding"].shape == (2, 768)
+        out = network.audio_branch({"waveform": torch.from_numpy(noises(1))})
+    assert out["embedding"].shape == (1, 768)
     assert network.audio_branch.training is False
-
-
-NAMES = {
-    "audio_branch.spectrogram_extractor.stft.conv_real.weight": (513, 1, 1024),
-    "audio_branch.spectrogram_extractor.stft.conv_imag.weight": (513, 1, 1024),
-    "audio_branch.logmel_extractor.melW": (513, 64),
-    "audio_branch.bn0.weight": (64,),
-    "audio_branch.bn0.running_mean": (64,),
-    "audio_branch.bn0.running_var": (64,),
-    "audio_branch.bn0.num_batches_tracked": (),
-    "audio_branch.patch_embed.proj.weight": (96, 1, 4, 4),
-    "audio_branch.patch_embed.norm.weight": (96,),
-    "audio_branch.layers.0.blocks.0.attn.relative_position_index": (64, 64),
-    "audio_branch.layers.0.blocks.0.attn.relative_position_bias_table": (225, 4),
-    "audio_branch.layers.0.blocks.1.attn_mask": (64, 64, 64),
-    "audio_branch.layers.0.downsample.reduction.weight": (192, 384),
-    "audio_branch.layers.1.blocks.1.attn_mask": (16, 64, 64),
-    "audio_branch.layers.1.blocks.1.norm1.weight": (192,),
-    "audio_branch.layers.2.blocks.5.attn_mask": (4, 64, 64),
-    "audio_branch.layers.2.blocks.5.attn.qkv.weight": (1152, 384),
-    "audio_branch.layers.2.downsample.norm.bias": (1536,),
-    "audio_branch.layers.3.blocks.1.attn.proj.bias": (768,),
-    "audio_branch.layers.3.blocks.1.mlp.fc1.weight": (3072, 768),
-    "audio_branch.layers.3.blocks.1.mlp.fc2.bias": (768,),
-    "audio_branch.norm.weight": (768,),
-    "audio_branch.tscam_conv.weight": (527, 768, 2, 3),
-    "audio_branch.head.weight": (527, 527),
-    "audio_projection.0.weight": (512, 768),
-    "audio_projection.2.bias": (512,),
-}
-"""Some of those of the published checkpoint."""
 
 
 @needs_extra
@@ -233,48 +203,31 @@ def test_the_features_are_those_of_these_weights(encoder: ClapEncoder, weights_f
 
 
 @needs_extra
-def test_the_tensors_have_the_published_names(network: ClapAudio, weights_file: Path) -> None:
-    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    assert shapes.items() >= NAMES.items()
-    assert len(shapes) == 204
-    assert sum(name.endswith("attn_mask") for name in shapes) == 5, "of the odd blocks of all layers but the last"
-    assert sum(name.endswith("relative_position_index") for name in shapes) == 12
-    saved = load_file(weights_file)
-    assert saved.keys() == shapes.keys()
-    for name, tensor in network.state_dict().items():
+def test_the_tensors_are_those_that_a_checkpoint_is_checked_for(network: ClapAudio, weights_file: Path) -> None:
+    tensors, saved = network.state_dict(), load_file(weights_file)
+    assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == clap_shapes()
+    assert {name for name, tensor in tensors.items() if tensor.dtype is not torch.float32} == {n for n in tensors if n.endswith(INTEGERS)}
+    assert saved.keys() == tensors.keys()
+    for name, tensor in tensors.items():
         torch.testing.assert_close(tensor, saved[name], rtol=0, atol=0, check_stride=False)
 
 
 @needs_extra
-def test_a_state_dict_survives_a_file(network: ClapAudio, tmp_path: Path) -> None:
-    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, tmp_path / "again.safetensors")
-    again = clap.network_of("clap", tmp_path / "again.safetensors").state_dict()
-    assert again.keys() == network.state_dict().keys()
-    assert all(torch.equal(tensor, again[name]) for name, tensor in network.state_dict().items())
-    (tmp_path / "again.safetensors").unlink()
-
-
-@needs_extra
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda state: state.pop("audio_branch.layers.1.blocks.1.attn_mask"), r"Missing .*audio_branch\.layers\.1\.blocks\.1\.attn_mask"),
-        (lambda state: state.pop("audio_branch.logmel_extractor.melW"), r"Missing .*audio_branch\.logmel_extractor\.melW"),
-        (lambda state: state.pop("audio_projection.2.bias"), r"Missing .*audio_projection\.2\.bias"),
-        (lambda state: state.update({"audio_branch.extra": torch.zeros(1)}), r"Unexpected .*audio_branch\.extra"),
-        (lambda state: state.update({"audio_branch.norm.bias": torch.zeros(7)}), r"mismatch for audio_branch\.norm\.bias"),
-    ],
-)
-def test_weights_of_another_network_are_refused(
-    network: ClapAudio, change: Callable[[dict[str, Tensor]], object], message: str, tmp_path: Path
-) -> None:
+def test_weights_of_another_network_are_refused(network: ClapAudio, tmp_path: Path) -> None:
     state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    change(state)
+    missing = ("audio_branch.layers.1.blocks.1.attn_mask", "audio_branch.logmel_extractor.melW", "audio_projection.2.bias")
+    for name in missing:
+        del state[name]
+    state |= {"audio_branch.extra": torch.zeros(1), "audio_branch.norm.bias": torch.zeros(7)}
     save_file(state, tmp_path / "other.safetensors")
-    with pytest.raises(ModelError, match=f"(?s)the weights of clap cannot be loaded: .*{message}") as caught:
+    with pytest.raises(ModelError, match="the weights of clap cannot be loaded: ") as caught:
         clap.network_of("clap", tmp_path / "other.safetensors")
-    assert caught.value.hint == "emoclim models verify"
     (tmp_path / "other.safetensors").unlink()
+    named = caught.value.message.partition("Missing key(s) in state_dict: ")[2].partition("\n")[0]
+    assert all(f'"{name}"' in named for name in missing)
+    assert 'Unexpected key(s) in state_dict: "audio_branch.extra"' in caught.value.message
+    assert "size mismatch for audio_branch.norm.bias" in caught.value.message
+    assert caught.value.hint.startswith("emoclim models ")
 
 
 @needs_extra
@@ -300,7 +253,7 @@ def test_the_features_are_those_of_the_published_code(
     encoder: ClapEncoder, published: Callable[[np.ndarray], np.ndarray], tmp_path: Path
 ) -> None:
     """From a file on: of exactly 10 s, and of less."""
-    for seconds in (10.0, 3.3, 5.0, 7.0, 0.05):
+    for seconds in (10.0, 5.0, 3.3, 0.05):
         audio = noises(1, seconds, seed=round(seconds * 100))
         path = write(tmp_path / f"{seconds}.wav", audio.clip(-1, 1))
         ours, theirs = encoder.encode([encoder.load(path)]), published(audio)
@@ -310,11 +263,11 @@ def test_the_features_are_those_of_the_published_code(
 
 @needs_extra
 def test_each_window_is_a_clip_of_the_published_code(encoder: ClapEncoder, published: Callable[[np.ndarray], np.ndarray]) -> None:
-    audio = noises(4)
+    audio = noises(2)
     (windows,) = encoder.encode_windows([windows_of(audio)])
     np.testing.assert_allclose(windows, published(audio), atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(windows, axis=1), 1.0, atol=1e-6)
-    assert np.sort((windows @ windows.T).ravel())[-5] < 0.99, "these clips should differ"
+    assert windows[0] @ windows[1] < 0.99, "these clips should differ"
     np.testing.assert_array_equal(encoder.encode([windows_of(audio)]), [windows.mean(axis=0)])
 
 
@@ -387,9 +340,9 @@ def test_silence_has_features(encoder: ClapEncoder) -> None:
 
 @pytest.fixture(scope="module")
 def track_paths(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Of 25, 10 and 0.3 seconds: three windows, one, and one that is repeated."""
+    """Of 15, 10 and 0.3 seconds: two windows, one, and one that is repeated."""
     folder = tmp_path_factory.mktemp("tracks")
-    for seed, seconds in enumerate((25.0, 10.0, 0.3)):
+    for seed, seconds in enumerate((15.0, 10.0, 0.3)):
         make_tone(folder / f"{seed}.flac", samples=tone(seconds, 44_100, 2, seed=seed))
     return [str(folder / f"{n}.flac") for n in range(3)]
 
@@ -399,14 +352,15 @@ def test_a_tracks_features_depend_on_nothing_else(encoder: ClapEncoder, track_pa
     """To the last bit: each window goes through the network alone, and nothing is cropped at random."""
     with ThreadPoolExecutor(3) as pool:
         samples = list(pool.map(encoder.load, track_paths))
-    together = encoder.encode(samples)
-    assert (together.shape, together.dtype) == ((3, 512), np.float32)
+    windows = encoder.encode_windows(samples)
+    assert [w.shape for w in windows] == [(2, 512), (1, 512), (1, 512)]
     np.random.seed(1)
     torch.manual_seed(1)
-    np.testing.assert_array_equal(encoder.encode(samples[::-1])[::-1], together)
+    together = encoder.encode(samples[::-1])[::-1]
+    assert (together.shape, together.dtype) == ((3, 512), np.float32)
+    np.testing.assert_array_equal(together, [w.mean(axis=0) for w in windows])
     np.testing.assert_array_equal(np.concatenate([encoder.encode([encoder.load(path)]) for path in track_paths]), together)
     assert cosines(together[0], together[2]) < 0.999, "these tracks should differ"
-    assert [w.shape for w in encoder.encode_windows(samples)] == [(3, 512), (1, 512), (1, 512)]
 
 
 @needs_extra
@@ -440,17 +394,18 @@ def test_of_a_long_track_a_minute_is_heard(encoder: ClapEncoder, tmp_path: Path)
 @needs_extra
 def test_windows_that_overlap(weights_file: Path, track_paths: list[str]) -> None:
     sliding = clap.build(replace(encoder_info("clap"), overlap=0.75), [weights_file], "cpu")
-    assert [len(sliding.load(path).audio) for path in track_paths] == [7, 1, 1]
+    assert [len(sliding.load(path).audio) for path in track_paths] == [3, 1, 1]
 
 
 @needs_extra
 def test_real_tracks(encoder: ClapEncoder, shared_data: Path) -> None:
+    """The last window of each."""
     paths = sorted(str(path) for path in (shared_data / "music" / "game").iterdir())[:2]
-    samples = [encoder.load(path) for path in paths]
+    samples = [windows_of(encoder.load(path).audio[-1:]) for path in paths]
     features = encoder.encode(samples)
     assert features.shape == (2, 512)
     assert np.isfinite(features).all()
-    np.testing.assert_array_equal(encoder.encode([encoder.load(paths[1])]), features[1:])
+    np.testing.assert_array_equal(encoder.encode(samples[1:]), features[1:])
     assert cosines(features[0], features[1]) < 0.9999, "these tracks should differ"
 
 

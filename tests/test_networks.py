@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import math
+import re
 import warnings
 from collections.abc import Mapping
 
@@ -16,6 +18,7 @@ from torch.nn import functional as F
 
 from emoclim_cli.networks import frontends
 from emoclim_cli.networks.frontends import HarmonicSpectrogram, MelSpectrogram
+from emoclim_cli.networks.htsat import clap_shapes
 from emoclim_cli.networks.taggers import HarmonicCnn, ShortChunkCnn, Tagger
 from emoclim_cli.networks.vision import VisionTransformer
 
@@ -268,9 +271,10 @@ def test_a_checkpoint_says_how_long_the_harmonic_frame_is(frame: int) -> None:
     np.testing.assert_allclose(network.hstft(audio).detach(), slow, atol=1e-3, rtol=1e-4)
 
 
-def test_another_frame_is_refused() -> None:
-    with pytest.raises(ValueError, match="256 numbers"):
-        HarmonicCnn.of({HarmonicCnn.WINDOW: torch.zeros(256)})
+@pytest.mark.parametrize("shape", [(256,), (), (1, 513), (513, 1), (0,)])
+def test_another_frame_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=rf"hstft\.spec\.window has the shape {re.escape(str(shape))}, not one of \[\(513,\), \(512,\)\]"):
+        HarmonicCnn.of({HarmonicCnn.WINDOW: torch.zeros(shape)})
 
 
 @pytest.mark.parametrize(
@@ -346,3 +350,47 @@ def test_the_image_tower_has_the_published_names_and_size(patch: int, count: int
         tower = VisionTransformer(patch)
     assert {name: tuple(tensor.shape) for name, tensor in tower.state_dict().items()} == clip_tower(patch)
     assert sum(parameter.numel() for parameter in tower.parameters()) == count
+
+
+# --- CLAP's audio tower ------------------------------------------------------------------------------------------------------------------
+
+CLAP_NAMES: Shapes = {
+    "audio_branch.spectrogram_extractor.stft.conv_real.weight": (513, 1, 1024),
+    "audio_branch.spectrogram_extractor.stft.conv_imag.weight": (513, 1, 1024),
+    "audio_branch.logmel_extractor.melW": (513, 64),
+    "audio_branch.bn0.weight": (64,),
+    "audio_branch.bn0.running_mean": (64,),
+    "audio_branch.bn0.running_var": (64,),
+    "audio_branch.bn0.num_batches_tracked": (),
+    "audio_branch.patch_embed.proj.weight": (96, 1, 4, 4),
+    "audio_branch.patch_embed.norm.weight": (96,),
+    "audio_branch.layers.0.blocks.0.attn.relative_position_index": (64, 64),
+    "audio_branch.layers.0.blocks.0.attn.relative_position_bias_table": (225, 4),
+    "audio_branch.layers.0.blocks.1.attn_mask": (64, 64, 64),
+    "audio_branch.layers.0.downsample.reduction.weight": (192, 384),
+    "audio_branch.layers.1.blocks.1.attn_mask": (16, 64, 64),
+    "audio_branch.layers.1.blocks.1.norm1.weight": (192,),
+    "audio_branch.layers.2.blocks.5.attn_mask": (4, 64, 64),
+    "audio_branch.layers.2.blocks.5.attn.qkv.weight": (1152, 384),
+    "audio_branch.layers.2.downsample.norm.bias": (1536,),
+    "audio_branch.layers.3.blocks.1.attn.proj.bias": (768,),
+    "audio_branch.layers.3.blocks.1.mlp.fc1.weight": (3072, 768),
+    "audio_branch.layers.3.blocks.1.mlp.fc2.bias": (768,),
+    "audio_branch.norm.weight": (768,),
+    "audio_branch.tscam_conv.weight": (527, 768, 2, 3),
+    "audio_branch.head.weight": (527, 527),
+    "audio_projection.0.weight": (512, 768),
+    "audio_projection.2.bias": (512,),
+}
+"""Some of those of the published checkpoint."""
+CLAP_BUFFERS = ("attn_mask", "relative_position_index", "running_mean", "running_var", "num_batches_tracked")
+
+
+def test_claps_audio_tower_has_the_published_names_and_size() -> None:
+    """Where laion_clap is installed, test_clap holds them all against its network."""
+    shapes = clap_shapes()
+    assert shapes.items() >= CLAP_NAMES.items()
+    assert len(shapes) == 204
+    assert sum(name.endswith("attn_mask") for name in shapes) == 5, "of the odd blocks of all layers but the last"
+    assert sum(name.endswith("relative_position_index") for name in shapes) == 12
+    assert sum(math.prod(shape) for name, shape in shapes.items() if not name.endswith(CLAP_BUFFERS)) == 31_325_143 + 656_384

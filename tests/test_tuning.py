@@ -27,6 +27,8 @@ CHUNK = Window(RATE_HZ, round(CHUNK_S * RATE_HZ))
 SECOND = Window(RATE_HZ, RATE_HZ)
 STEP = 1 / FULL_SCALE
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 
 def a_track(folder: Path, name: str, seconds: float, seed: int = 0) -> LabelledItem:
     make_tone(folder / name, samples=tone(seconds, RATE_HZ, 1, seed), rate_hz=RATE_HZ)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from emoclim_cli import console
@@ -61,23 +62,23 @@ def features_of(source: str, split: str, encoder: Encoder, *, quadrants: bool = 
     return features_of_items(chosen, encoder)
 
 
+@contextmanager
+def _shown(what: str, total: int) -> Iterator[tuple[Callable[[int, int], None], Callable[[str, str], None]]]:
+    """A progress bar's `progress(done, total)`, and `unusable(path, reason)`, which is told below it at the end."""
+    left_out: list[tuple[str, str]] = []
+    try:
+        with console.progress(what, total) as advance:
+            yield lambda done, _total: advance(done), lambda path, reason: left_out.append((path, reason))
+    finally:
+        _tell(left_out, total)
+
+
 def features_of_items(items: Sequence[LabelledItem], encoder: Encoder) -> LabelledFeatures:
     from emoclim_cli.datasets import labelled_features
     from emoclim_cli.encoders.devices import cores
 
-    left_out: list[tuple[str, str]] = []
-    try:
-        with console.progress(f"features of {encoder.info.kind.plural}", len(items)) as advance:
-            return labelled_features(
-                items,
-                encoder,
-                places.cache() / "features",
-                jobs=cores(),
-                progress=lambda done, _total: advance(done),
-                unusable=lambda path, reason: left_out.append((path, reason)),
-            )
-    finally:
-        _tell(left_out, len(items))
+    with _shown(f"features of {encoder.info.kind.plural}", len(items)) as (progress, unusable):
+        return labelled_features(items, encoder, places.cache() / "features", jobs=cores(), progress=progress, unusable=unusable)
 
 
 def audio_of_items(items: Sequence[LabelledItem], window: Window) -> Audio:
@@ -85,16 +86,5 @@ def audio_of_items(items: Sequence[LabelledItem], window: Window) -> Audio:
     from emoclim_cli.encoders.devices import cores
     from emoclim_cli.tuning import read_audio
 
-    left_out: list[tuple[str, str]] = []
-    try:
-        with console.progress("audio", len(items)) as advance:
-            return read_audio(
-                items,
-                window,
-                places.cache(),
-                jobs=cores(),
-                progress=lambda done, _total: advance(done),
-                unusable=lambda path, reason: left_out.append((path, reason)),
-            )
-    finally:
-        _tell(left_out, len(items))
+    with _shown("audio", len(items)) as (progress, unusable):
+        return read_audio(items, window, places.cache(), jobs=cores(), progress=progress, unusable=unusable)

@@ -131,9 +131,10 @@ class HarmonicCnn(Tagger):
     @classmethod
     def of(cls, state: Mapping[str, Tensor]) -> Self:
         """Raises ValueError for a window of another shape than the published ones."""
-        shape = tuple(state[cls.WINDOW].shape) if cls.WINDOW in state else frontends.HARMONIC_FRAMES[:1]
-        if shape not in {(frame,) for frame in frontends.HARMONIC_FRAMES}:
-            raise ValueError(f"{cls.WINDOW} has the shape {shape}, not {' or '.join(f'({frame},)' for frame in frontends.HARMONIC_FRAMES)}")
+        published = [(frame,) for frame in frontends.HARMONIC_FRAMES]
+        shape = tuple(state[cls.WINDOW].shape) if cls.WINDOW in state else published[0]
+        if shape not in published:
+            raise ValueError(f"{cls.WINDOW} has the shape {shape}, not one of {published}")
         return cls(*shape)
 
     def __init__(self, frame: int = frontends.HARMONIC_FRAMES[0]) -> None:
