@@ -285,7 +285,7 @@ def show_weights(rows: Sequence[Mapping[str, Any]]) -> None:
         (r["name"], r["kind"], r["licence"], byte_size(r["bytes"]) if r["bytes"] else "-", "yes" if r["present"] else "no", r["source"])
         for r in rows
     ]
-    show_table(("name", "kind", "licence", "download", "present", "source"), table, right=("download",))
+    show_table(("name", "kind", "licence", "download", "present", "source"), table, right=("download",), elastic=("source",))
 
 
 def space_json(space: EmotionSpace) -> dict[str, Any]:

@@ -933,6 +933,16 @@ def test_models_list(newcomer: User) -> None:
     assert [line.split("\t")[0] for line in lines] == ["name", *WEIGHTS]
 
 
+@pytest.mark.parametrize(("listing", "names"), [("models", list(WEIGHTS)), ("spaces", [DEFAULT_SPACE])])
+def test_listings_are_readable_on_a_narrow_terminal(listing: str, names: list[str], newcomer: User) -> None:
+    """Of 80 columns: where there is little room, sources and licences go over several lines, and names stay whole."""
+    terminal = Terminal.start(newcomer, listing, "list")
+    assert terminal.finish() == 0
+    lines = terminal.text.splitlines()
+    assert [line.split()[0] for line in lines if line[:1].strip()] == ["name", *names]
+    assert all(len(line) <= 80 for line in lines)
+
+
 def test_models_that_are_here_need_no_network(newcomer: User) -> None:
     done = newcomer.run("models", "fetch", "--offline", "--json")
     assert done.code == 0

@@ -127,7 +127,7 @@ def spaces_list(library: LibraryOption = "", json: JsonOption = False) -> None: 
         console.print_json({"spaces": [console.space_json(space) for space in spaces]})
         return
     rows = [(s.name, s.id, s.encoders[MediaKind.PHOTO], s.encoders[MediaKind.MUSIC], str(s.about.get("licence", ""))) for s in spaces]
-    console.show_table(("name", "id", "photos", "music", "licence"), rows)
+    console.show_table(("name", "id", "photos", "music", "licence"), rows, elastic=("licence",))
 
 
 @spaces_app.command("show")
