@@ -61,7 +61,8 @@ def main() -> None:
     assert isinstance(encoder, ClipEncoder)
     samples = [encoder.load(item.path) for item in photos]
 
-    few = samples[:: max(1, len(samples) // options.items)][: options.items]
+    spread = np.arange(len(samples))[:: max(1, len(samples) // options.items)][: options.items]
+    few = [samples[i] for i in spread]
     seconds: dict[torch.dtype, list[float]] = {dtype: [] for dtype in FORMATS}
     whole: dict[torch.dtype, np.ndarray] = {}
     for _ in range(REPEATS):  # one after the other, so that a noisy machine troubles both alike
@@ -73,7 +74,7 @@ def main() -> None:
     a, b = whole.values()
     cosines = (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
     print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}; {len(samples)} photos of {options.split}")
-    for name, some in ((f"{len(few)} photos", cosines[:: max(1, len(samples) // options.items)][: options.items]), ("all", cosines)):
+    for name, some in ((f"{len(few)} photos", cosines[spread]), ("all", cosines)):
         print(f"cosine of a photo's features in both, {name}: least {some.min():.5f}, median {np.median(some):.5f}")
     ratios = [slow / fast for slow, fast in zip(*seconds.values(), strict=True)]
     rates = {dtype: len(few) / float(np.median(values)) for dtype, values in seconds.items()}

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from emoclim_cli.audio import read_windows
 from emoclim_cli.datasets import LabelledFeatures
 from emoclim_cli.encoders.windows import Window
 from emoclim_cli.errors import LabelError, ModelError, UnreadableMedia
@@ -97,9 +96,7 @@ def read_audio(
 def _read(window: Window, item: LabelledItem) -> np.ndarray | str:
     """(w, s) int16, or why it cannot be read."""
     try:
-        audio = read_windows(
-            item.path, sample_rate_hz=window.rate_hz, window_s=window.seconds, max_windows=window.most(overlap=0.0), overlap=0.0
-        ).audio
+        audio = window.read(item.path).audio
     except (UnreadableMedia, OSError) as error:
         return str(error)
     scaled: np.ndarray = np.rint(audio * FULL_SCALE).astype(np.int16)

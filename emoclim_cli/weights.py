@@ -218,10 +218,7 @@ def identity_of(name: str, cache: Path, *, table: Mapping[str, Weights] = WEIGHT
     weights = row_of(name, table)
     if not weights.by_hand:
         return digest_of(name, table=table)
-    record = _record(weights, cache)
-    if record is None:
-        raise _absent(weights, cache)
-    return str(record["identity"])
+    return str(_known(weights, cache)["identity"])
 
 
 def path_of(name: str, cache: Path, *, table: Mapping[str, Weights] = WEIGHTS) -> Path:
@@ -231,10 +228,7 @@ def path_of(name: str, cache: Path, *, table: Mapping[str, Weights] = WEIGHTS) -
     """
     weights = row_of(name, table)
     file = cache / weights.file
-    record = _record(weights, cache)
-    if record is None:
-        raise _absent(weights, cache)
-    if size_of(file) != record["bytes"]:
+    if size_of(file) != _known(weights, cache)["bytes"]:
         raise MissingWeights(f"the weights {name} are damaged: {file} has not the size it was written with", weights.command)
     return file
 
@@ -243,8 +237,7 @@ def verify(name: str, cache: Path, *, table: Mapping[str, Weights] = WEIGHTS) ->
     """The converted file, after all its bytes were hashed. Raises as `path_of` does, and ModelError where the bytes have changed."""
     file = path_of(name, cache, table=table)
     weights = row_of(name, table)
-    record = _record(weights, cache)
-    if record is None or not holds(file, record["sha256"]):
+    if not holds(file, _known(weights, cache)["sha256"]):
         raise ModelError(f"the weights {name} are damaged: {file} has not the bytes it was written with", weights.command)
     return file
 
@@ -295,8 +288,8 @@ def fetch(
     made_from = sha256_of(given) if given is not None and weights.by_hand else ""
 
     def kept() -> Path:
-        file, record = verify(name, cache, table=table), _record(weights, cache) or {}
-        if made_from and made_from not in record["members"].values():
+        file = verify(name, cache, table=table)
+        if made_from and made_from not in _known(weights, cache)["members"].values():
             raise ModelError(f"the weights {name} were made from another file")
         return file
 
@@ -405,9 +398,13 @@ def _origin(weights: Weights) -> str:
     return f"{weights.by_hand} of {weights.origin}"
 
 
-def _absent(weights: Weights, cache: Path) -> MissingWeights:
-    where = "" if weights.sources else f", and no network gives them: they are made from {_origin(weights)}"
-    return MissingWeights(f"the weights {weights.name} are not in {cache}{where}", weights.command)
+def _known(weights: Weights, cache: Path) -> dict[str, Any]:
+    """The record of what is in the cache. Raises MissingWeights where there is none."""
+    record = _record(weights, cache)
+    if record is None:
+        where = "" if weights.sources else f", and no network gives them: they are made from {_origin(weights)}"
+        raise MissingWeights(f"the weights {weights.name} are not in {cache}{where}", weights.command)
+    return record
 
 
 def _record_path(weights: Weights, cache: Path) -> Path:

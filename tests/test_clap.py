@@ -32,6 +32,7 @@ from emoclim_cli.audio import AudioWindows
 from emoclim_cli.encoders import EXTRAS, clap, encoder_info
 from emoclim_cli.encoders.clap import ClapAudio, ClapEncoder
 from emoclim_cli.errors import MissingExtra, ModelError, UnreadableMedia
+from emoclim_cli.networks import htsat
 from emoclim_cli.networks.htsat import clap_shapes
 from emoclim_cli.torch_checkpoints import INTEGERS, state_digest
 
@@ -199,7 +200,7 @@ def test_the_tower_is_the_published_one(network: ClapAudio) -> None:
 @needs_extra
 def test_the_features_are_those_of_these_weights(encoder: ClapEncoder, weights_file: Path) -> None:
     assert encoder.info.identity == (state_digest(weights_file),)
-    assert encoder.info.dim == clap.DIM
+    assert encoder.info.dim == htsat.DIM
 
 
 @needs_extra

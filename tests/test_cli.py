@@ -1012,11 +1012,34 @@ def test_a_checkpoint_of_the_users_is_taken_and_replaced(newcomer: User, tmp_pat
     assert (row["present"], row["source"]) == (True, "by hand: best_model.pth")
 
 
+def with_weights_of_the_index(user: User, weights_cache: Path, cache: Path) -> User:
+    """A cache that more can be put into."""
+    (cache / "weights").mkdir(parents=True)
+    for name in ("clip-vit-b-16", "musicnn", "vibenet"):
+        for file in (WEIGHTS[name].file, f"{WEIGHTS[name].file}.json"):
+            (cache / "weights" / file).symlink_to(weights_cache / file)
+    return replace(user, env={"EMOCLIM_CACHE": str(cache)})
+
+
+def test_all_weights_but_those_that_need_an_extra(newcomer: User, weights_cache: Path, tmp_path: Path) -> None:
+    """Without huggingface_hub, what only a hub has does not keep the rest away."""
+    user = with_weights_of_the_index(newcomer, weights_cache, tmp_path / "cache")
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util as u\nfind = u.find_spec\n"
+        "u.find_spec = lambda name, *package: None if name == 'huggingface_hub' else find(name, *package)\n"
+    )
+    done = replace(user, env={**user.env, "PYTHONPATH": str(tmp_path), "EMOCLIM_OFFLINE": ""}).run("models", "fetch", "--all")
+    assert done.code == 3
+    for name in ("clip-vit-b-16", "musicnn", "vibenet"):
+        assert f"{name}: here and intact\n" in done.err
+    assert "cannot get the weights clip-vit-b-32: a model hub is reached with the extra `hub`" in " ".join(done.err.split())
+    assert "pip install 'emoclim[hub]'" in done.err
+
+
 def test_a_folder_of_files_carried_by_hand(newcomer: User, weights_cache: Path, tmp_path: Path) -> None:
     """Everything that it holds is taken, and what it lacks is said at the end; two networks of one file name have a folder each."""
-    cache, carried = tmp_path / "cache", tmp_path / "carried"
-    shutil.copytree(weights_cache, cache / "weights", ignore=shutil.ignore_patterns("staging", "*-cnn.*", "*.lock"))
-    user = replace(newcomer, env={"EMOCLIM_CACHE": str(cache)})
+    carried = tmp_path / "carried"
+    user = with_weights_of_the_index(newcomer, weights_cache, tmp_path / "cache")
     for name in TAGGERS:
         (carried / name).mkdir(parents=True)
         write_tagger(name, carried / name / "best_model.pth")

@@ -21,6 +21,7 @@ from emoclim_cli.networks.frontends import HarmonicSpectrogram, MelSpectrogram
 from emoclim_cli.networks.htsat import clap_shapes
 from emoclim_cli.networks.taggers import HarmonicCnn, ShortChunkCnn, Tagger
 from emoclim_cli.networks.vision import VisionTransformer
+from emoclim_cli.spectrograms import hann
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -263,7 +264,7 @@ def test_the_buffers_of_published_checkpoints_are_known() -> None:
 @pytest.mark.parametrize("frame", [512, 513])
 def test_a_checkpoint_says_how_long_the_harmonic_frame_is(frame: int) -> None:
     """Either is said to have been used; the bins and frames are as many, and the features nearly the same."""
-    state = {**random_state(HARMONIC), HarmonicCnn.WINDOW: torch.from_numpy(frontends.hann(frame))}
+    state = {**random_state(HARMONIC), HarmonicCnn.WINDOW: torch.tensor(hann(frame))}
     network = HarmonicCnn.of(state)
     network.load_state_dict(state)
     audio = noise(1, 16_000)
@@ -307,7 +308,7 @@ def test_features_and_tags_are_those_of_the_reference(network: type[Tagger], sha
 
 
 def test_a_tagger_built_without_memory_takes_its_weights() -> None:
-    state = {**random_state(HARMONIC), HarmonicCnn.WINDOW: torch.from_numpy(frontends.hann(513))}
+    state = {**random_state(HARMONIC), HarmonicCnn.WINDOW: torch.tensor(hann(513))}
     with torch.device("meta"):
         tagger = HarmonicCnn().eval()
     tagger.load_state_dict(state, assign=True)

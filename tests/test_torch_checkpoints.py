@@ -23,10 +23,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from emoclim_cli.errors import ModelError
-from emoclim_cli.networks.frontends import hann
 from emoclim_cli.networks.htsat import clap_shapes
 from emoclim_cli.networks.taggers import HarmonicCnn, ShortChunkCnn, Tagger
 from emoclim_cli.networks.vision import VisionTransformer
+from emoclim_cli.spectrograms import hann
 from emoclim_cli.torch_checkpoints import (
     INTEGERS,
     _save,
@@ -74,7 +74,7 @@ def equal(state: State, expected: State) -> bool:
 
 
 def with_window(state: State, frame: int = 513) -> State:
-    return {**state, "hstft.spec.window": torch.from_numpy(hann(frame))}
+    return {**state, "hstft.spec.window": torch.tensor(hann(frame))}
 
 
 HARMONIC_STATE = with_window(random_state(HARMONIC))

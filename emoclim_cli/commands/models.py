@@ -11,7 +11,7 @@ import typer
 from emoclim_cli import console
 from emoclim_cli.commands import places
 from emoclim_cli.commands.options import JsonOption, LibraryOption, OfflineOption
-from emoclim_cli.errors import EmoclimError, ModelError
+from emoclim_cli.errors import EmoclimError
 from emoclim_cli.media import MediaKind
 
 models_app = typer.Typer(
@@ -59,33 +59,29 @@ def models_fetch(
         wanted = weights_of(space.encoders, space.tuned)
     for name in wanted:
         weights.row_of(name)  # an unknown name is said before anything is fetched
-    if everything:
-        wanted = _each(wanted, offline, given)
-    else:
-        places.fetch(wanted, places.is_offline(offline), given, check_bytes=True)
+    done: list[str] = []
+    failed: list[EmoclimError] = []
     for name in wanted:
+        try:
+            places.fetch([name], places.is_offline(offline), given, check_bytes=True)
+            done.append(name)
+        except EmoclimError as error:
+            if not everything:
+                raise
+            failed.append(error)
+    for name in done:
         console.note(f"{name}: here and intact")
+    _raise_all(failed)
     if json:
         console.print_json({"models": [row for row in weights.listing(places.weights_cache()) if row["name"] in wanted]})
 
 
-def _each(names: Sequence[str], offline: bool, given: Path | None) -> list[str]:
-    """Fetches what can be had. Raises, at the end, what the last of the others raised, and shows the rest."""
-    failed: list[EmoclimError] = []
-    done = []
-    for name in names:
-        try:
-            places.fetch([name], places.is_offline(offline), given, check_bytes=True)
-            done.append(name)
-        except ModelError as error:
-            failed.append(error)
-    for name in done if failed else ():
-        console.note(f"{name}: here and intact")
-    for failure in failed[:-1]:
-        console.show_error(failure)
-    if failed:
-        raise failed[-1]
-    return done
+def _raise_all(errors: Sequence[EmoclimError]) -> None:
+    """Shows all but the last, and raises that; nothing where there is none."""
+    for error in errors[:-1]:
+        console.show_error(error)
+    if errors:
+        raise errors[-1]
 
 
 @models_app.command("verify")
@@ -111,10 +107,7 @@ def models_verify(
         console.note("no weights are here: emoclim models fetch")
     if json:
         console.print_json({"models": [row for row in rows if row["name"] in wanted]})
-    for one in damaged[:-1]:
-        console.show_error(one)
-    if damaged:
-        raise damaged[-1]
+    _raise_all(damaged)
 
 
 @spaces_app.command("list")

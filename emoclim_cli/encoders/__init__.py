@@ -7,7 +7,8 @@ Shape letters: n items, w windows of one item, d feature dim.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from importlib import import_module
@@ -108,6 +109,15 @@ def check_extra(info: EncoderInfo) -> None:
     if missing:
         reason = f"the encoder {info.name} needs the extra `{info.extra}`, and {' and '.join(missing)} cannot be found"
         raise MissingExtra(reason, f"pip install 'emoclim[{info.extra}]'")
+
+
+@contextmanager
+def loading(name: str) -> Iterator[None]:
+    """Raises ModelError for whatever goes wrong with the weights of an encoder: the libraries that read them share no exception."""
+    try:
+        yield
+    except Exception as error:
+        raise ModelError(f"the weights of {name} cannot be loaded: {error}", "emoclim models verify") from error
 
 
 def build(name: str, cache: Path, device: str = "auto", *, overlap: float = 0.0, tuned: Path | None = None) -> Encoder:

@@ -22,27 +22,26 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from emoclim_cli.audio import AudioWindows
-from emoclim_cli.encoders import EncoderInfo
+from emoclim_cli.encoders import EncoderInfo, loading
 from emoclim_cli.encoders.devices import choose_device
 from emoclim_cli.encoders.torch_music import TorchMusicEncoder
 from emoclim_cli.encoders.windows import Window
-from emoclim_cli.errors import MissingExtra, ModelError
+from emoclim_cli.errors import MissingExtra
+from emoclim_cli.networks import htsat
 
 WINDOW = Window(rate_hz=48_000, samples=480_000)
 """Whatever is longer, laion_clap crops at random: the same file twice would not give the same features."""
 CONFIG = {
     "model_name": "tiny",
-    "class_num": 527,
+    "class_num": htsat.CLASSES,
     "sample_rate": WINDOW.rate_hz,
-    "window_size": 1024,
+    "window_size": htsat.FRAME,
     "hop_size": 480,
-    "mel_bins": 64,
+    "mel_bins": htsat.MELS,
     "fmin": 50,
     "fmax": 14_000,
 }
 """`audio_cfg` of laion_clap's HTSAT-tiny.json, as far as the tower reads it."""
-TOWER_DIM = 768
-DIM = 512
 FULL_SCALE = 32_767.0
 """Of the 16 bits that the tower heard in training."""
 ITEM_BYTES = 64 << 20
@@ -60,7 +59,7 @@ class ClapAudio(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.audio_branch = _tower()
-        self.audio_projection = nn.Sequential(nn.Linear(TOWER_DIM, DIM), nn.ReLU(), nn.Linear(DIM, DIM))
+        self.audio_projection = nn.Sequential(nn.Linear(htsat.TOWER_DIM, htsat.DIM), nn.ReLU(), nn.Linear(htsat.DIM, htsat.DIM))
 
     def forward(self, audio: Tensor) -> Tensor:
         out = self.audio_branch.forward_features(self.spectrogram(audio))["embedding"]
@@ -96,10 +95,8 @@ def network_of(name: str, path: Path) -> ClapAudio:
 
     with _Unfilled():
         network = ClapAudio()
-    try:
+    with loading(name):
         network.load_state_dict(load_file(path), assign=True)
-    except Exception as error:
-        raise ModelError(f"the weights of {name} cannot be loaded: {error}", "emoclim models verify") from error
     return network
 
 

@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emoclim_cli.encoders import EncoderInfo
+from emoclim_cli.encoders import EncoderInfo, loading
 from emoclim_cli.encoders.devices import choose_device, placed, runner
-from emoclim_cli.errors import ModelError
 from emoclim_cli.networks.vision import SIDE, VisionTransformer
 from emoclim_cli.photos import read_photo
 
@@ -35,10 +34,8 @@ class ClipEncoder:
         patch = PATCHES[info.weights[0]]
         with torch.device("meta"):
             tower = VisionTransformer(patch)
-        try:
+        with loading(info.name):
             tower.load_state_dict(load_file(path), assign=True)
-        except Exception as error:
-            raise ModelError(f"the weights of {info.name} cannot be loaded: {error}", "emoclim models verify") from error
         tower.compute_in(self.device.dtype)
         placed(tower, self.device)
         self.tower = tower

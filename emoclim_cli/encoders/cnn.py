@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from emoclim_cli.encoders import EncoderInfo
+from emoclim_cli.encoders import EncoderInfo, loading
 from emoclim_cli.encoders.devices import choose_device
 from emoclim_cli.encoders.torch_music import TorchMusicEncoder
 from emoclim_cli.encoders.windows import Window
-from emoclim_cli.errors import ModelError
 from emoclim_cli.networks.taggers import HarmonicCnn, ShortChunkCnn, Tagger
 
 NETWORKS: dict[str, type[Tagger]] = {"harmonic-cnn": HarmonicCnn, "short-chunk-cnn": ShortChunkCnn}
@@ -25,12 +24,10 @@ def network_of(name: str, path: Path) -> Tagger:
     """The network with the weights of a file, trainable. Raises ModelError where they do not fit it."""
     from safetensors.torch import load_file
 
-    try:
+    with loading(name):
         state = load_file(path)
         network = NETWORKS[name].of(state)
         network.load_state_dict(state)
-    except Exception as error:
-        raise ModelError(f"the weights of {name} cannot be loaded: {error}", "emoclim models verify") from error
     return network
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from emoclim_cli.encoders import EncoderInfo, musicnn, vibenet
+from emoclim_cli.encoders import EncoderInfo, loading, musicnn, vibenet
 from emoclim_cli.encoders.devices import core_pool
 from emoclim_cli.encoders.windows import Window, WindowEncoder
 from emoclim_cli.errors import ModelError
@@ -48,10 +48,8 @@ class MusicEncoder(WindowEncoder):
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = 1  # see core_pool
-        try:
+        with loading(info.name):
             self._sessions = [ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]) for path in paths]
-        except Exception as error:  # ONNX Runtime's own exceptions share no base but Exception
-            raise ModelError(f"the weights of {info.name} cannot be loaded: {error}", "emoclim models verify") from error
 
     def _features(self, windows: Sequence[np.ndarray]) -> np.ndarray:
         return np.stack(list(self._pool.map(self._encode_window, windows)))

@@ -33,6 +33,10 @@ class Window:
         """How many of a track are taken."""
         return round((HEARD_SLIDING_S if overlap else HEARD_S) / (self.seconds * (1 - overlap)))
 
+    def read(self, path: str, overlap: float = 0.0) -> AudioWindows:
+        """Those of a track. Raises UnreadableMedia, OSError."""
+        return read_windows(path, sample_rate_hz=self.rate_hz, window_s=self.seconds, max_windows=self.most(overlap), overlap=overlap)
+
 
 class WindowEncoder(ABC):
     def __init__(self, info: EncoderInfo, window: Window) -> None:
@@ -42,8 +46,7 @@ class WindowEncoder(ABC):
         self.batch_size = 4 if info.overlap else 32
 
     def load(self, path: str) -> AudioWindows:
-        window, overlap = self.window, self.info.overlap
-        return read_windows(path, sample_rate_hz=window.rate_hz, window_s=window.seconds, max_windows=window.most(overlap), overlap=overlap)
+        return self.window.read(path, self.info.overlap)
 
     def encode(self, samples: Sequence[AudioWindows]) -> np.ndarray:
         """(n, d): the mean over each track's windows."""

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from emoclim_cli.spectrograms import hann, triangles
+
 RATE_HZ = 16_000
 HOP = 256
 FLOOR = 1e-10
@@ -37,23 +39,15 @@ BANDWIDTH_PER_HZ, BANDWIDTH_HZ = 0.1079, 24.7
 """How wide a band the ear hears as one, by its centre: 24.7 (4.37 f / 1000 + 1) Hz (Glasberg and Moore 1990)."""
 
 
-def hann(frame: int) -> np.ndarray:
-    """(frame,) float32: the periodic Hann window."""
-    window: np.ndarray = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(frame) / frame)).astype(np.float32)
-    return window
-
-
 def mel_filters() -> np.ndarray:
     """(f, m) float32: triangles of height 1 between neighbours on HTK's mel scale, 2595 log10(1 + hz / 700), from 0 to half the rate.
 
     The scale is so fine at its low end that some bands lie between two bins and stay empty.
     """
-    bins_hz = np.linspace(0, RATE_HZ / 2, MEL_BINS)[:, None]
+    bins_hz = np.linspace(0, RATE_HZ / 2, MEL_BINS)
     edges_mel = np.linspace(0, 2595 * np.log10(1 + RATE_HZ / 2 / 700), MEL_BANDS + 2)
     edges_hz = 700 * (10 ** (edges_mel / 2595) - 1)
-    rise = (bins_hz - edges_hz[:-2]) / np.diff(edges_hz)[:-1]
-    fall = (edges_hz[2:] - bins_hz) / np.diff(edges_hz)[1:]
-    filters: np.ndarray = np.maximum(0, np.minimum(rise, fall)).astype(np.float32)
+    filters: np.ndarray = triangles(bins_hz, edges_hz).T.astype(np.float32)
     return filters
 
 
@@ -79,7 +73,7 @@ def harmonic_distances() -> np.ndarray:
 def _on(device: torch.device, make: Callable[..., np.ndarray], *arguments: int) -> Tensor:
     """What `make` gives, once for each device."""
     with torch.inference_mode(False):  # the first to ask may be an encoder; training uses the same tensor
-        return torch.from_numpy(make(*arguments)).to(device)
+        return torch.tensor(make(*arguments), device=device)
 
 
 def power(audio: Tensor, frame: int) -> Tensor:
@@ -108,7 +102,7 @@ class HarmonicSpectrogram(nn.Module):
         super().__init__()
         self.bw_Q = nn.Parameter(torch.ones(1))
         self.spec = nn.Module()  # as torchaudio's spectrogram is called in a checkpoint
-        self.spec.register_buffer("window", torch.from_numpy(hann(frame)))
+        self.spec.register_buffer("window", torch.tensor(hann(frame)))
 
     def filters(self, device: torch.device) -> Tensor:
         """(f, h * m): triangles max(0, 1 - 2 |f - f0| / bandwidth), bandwidth = (0.1079 f0 + 24.7) / Q."""

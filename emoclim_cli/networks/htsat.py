@@ -20,7 +20,8 @@ WINDOW = 8
 the shift brings together; the grid of the last layer is a single window, which is not shifted."""
 CLASSES = 527
 """Of AudioSet, which the tower was first made to tell apart."""
-DIM = 512
+TOWER_DIM, DIM = WIDTH * 2 ** (len(DEPTHS) - 1), 512
+"""Of what the tower gives, 768, and of the features."""
 
 
 def clap_shapes() -> Shapes:
