@@ -12,6 +12,7 @@
     |   `-- MissingWeights      3   not fetched, and fetching is forbidden or failed
     |-- LabelError                  labelled data for training: names file and line
     |-- PlotError                   a figure cannot be written
+    |-- CueError                    a cue sheet cannot be used: names the file and the row
     `-- MissingExtra            3   an optional package is not installed; the hint does it
 
 Every error carries a message that names the thing and, where there is one, a hint: the next command.
@@ -71,6 +72,10 @@ class LabelError(EmoclimError):
 
 
 class PlotError(EmoclimError):
+    pass
+
+
+class CueError(EmoclimError):
     pass
 
 

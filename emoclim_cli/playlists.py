@@ -1,4 +1,4 @@
-"""Playlists as bytes, for every format in FORMATS, and the one way files are written for the user.
+"""Playlists as bytes, for every format in FORMATS.
 
 Paths are `str` with surrogate escapes, as in `media`. In a playlist they are relative to the folder of the playlist file (`base`), with `/`
 between the parts, so that music and playlist can move together. They are absolute when there is no such folder (`base` is None, standard
@@ -14,17 +14,15 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
-import stat
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from emoclim_cli.errors import MediaError, UsageError
-from emoclim_cli.media import kind_of_file, printable, suffix_of
+from emoclim_cli.errors import UsageError
+from emoclim_cli.media import printable, suffix_of
+from emoclim_cli.outputs import place
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +100,8 @@ def _xspf(playlist: Playlist, base: str | None) -> bytes:
     tracks = ET.SubElement(root, "trackList")
     for entry in playlist.entries:
         track = ET.SubElement(tracks, "track")
-        place = _place(entry.path, base)
-        location = _uri(entry.path) if os.path.isabs(place) else quote(os.fsencode(place))
+        where = place(entry.path, base)
+        location = _uri(entry.path) if os.path.isabs(where) else quote(os.fsencode(where))
         ET.SubElement(track, "location").text = location
         _add_text(track, "title", entry.title)
         _add_text(track, "creator", entry.artist)
@@ -126,24 +124,12 @@ def _add_text(parent: ET.Element, name: str, text: str) -> None:
 
 def _json(playlist: Playlist, base: str | None) -> bytes:
     """Text is kept as it is. Bytes of a path that are not UTF-8 are the escapes \\udc80 to \\udcff, as in Python."""
-    tracks = [{**asdict(entry), "path": _place(entry.path, base)} for entry in playlist.entries]
+    tracks = [{**asdict(entry), "path": place(entry.path, base)} for entry in playlist.entries]
     text = json.dumps({"title": playlist.title, "tracks": tracks}, ensure_ascii=False, indent=2)
     return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
 FORMATS: dict[str, Format] = {"m3u8": _m3u8, "m3u": _m3u_latin1, "xspf": _xspf, "pls": _pls, "json": _json}
-
-
-def _place(path: str, base: str | None) -> str:
-    """Where the file is, as seen from the playlist: relative to `base`, or absolute."""
-    absolute = str(Path(path).absolute())  # keeps "..", which means another folder after a symbolic link
-    place = absolute
-    if base is not None:
-        with suppress(ValueError):  # another drive
-            relative = os.path.relpath(absolute, base)
-            if os.path.realpath(os.path.join(base, relative)) == os.path.realpath(absolute):
-                place = relative
-    return place.replace(os.sep, "/")
 
 
 def _uri(path: str) -> str:
@@ -158,14 +144,14 @@ NEEDS_DOT = re.compile(r"[#\s-]|[A-Za-z][A-Za-z0-9+.-]*:")
 
 def _line_path(path: str, base: str | None, encoding: str) -> str:
     """A path that survives on a line of its own, or the file's URI. A backslash is a separator to players that also run on Windows."""
-    place = _place(path, base)
-    if not os.path.isabs(place) and NEEDS_DOT.match(place):
-        place = f"./{place}"
+    where = place(path, base)
+    if not os.path.isabs(where) and NEEDS_DOT.match(where):
+        where = f"./{where}"
     try:
-        place.encode(encoding)
+        where.encode(encoding)
     except UnicodeEncodeError:
         return _uri(path)
-    return _uri(path) if CONTROLS.search(place) or "\\" in place or place != place.strip() else place
+    return _uri(path) if CONTROLS.search(where) or "\\" in where or where != where.strip() else where
 
 
 def _line(text: str) -> str:
@@ -189,67 +175,3 @@ def _has_duration(entry: Entry) -> bool:
 def _seconds(entry: Entry) -> int:
     """Whole seconds; -1 says "unknown" in M3U and in PLS."""
     return round(entry.duration_s) if _has_duration(entry) else -1
-
-
-def refuse_media(path: str) -> None:
-    """Raises UsageError when a photo or a track is at `path`: no output may take its place. Raises MediaError when that cannot be told."""
-    if not os.path.isfile(path):
-        return
-    try:
-        kind = kind_of_file(path)
-    except OSError as error:
-        raise MediaError(f"cannot read {printable(path)}: {error.strerror}") from error
-    if kind is not None:
-        raise UsageError(f"{printable(path)} is one of your media files ({kind}) and will not be overwritten", "choose another output name")
-
-
-def write_atomically(path: str, data: bytes) -> None:
-    """Write a file whole or not at all: an old one is intact until the new one is on disk.
-
-    Follows a symbolic link, keeps the permissions of a file it replaces. A terminal, a pipe or a device is written to directly.
-    Raises UsageError when `path` is a folder, is write-protected or is in a folder that does not exist; MediaError when the disk refuses.
-    """
-    try:
-        target = os.path.realpath(path)
-        mode = _mode(path)
-        if mode is not None and not stat.S_ISREG(mode):
-            with open(path, "wb") as file:
-                file.write(data)
-        else:
-            _replace(target, data, mode)
-    except OSError as error:
-        raise MediaError(f"cannot write {printable(path)}: {error.strerror or error}") from error
-
-
-def _mode(path: str) -> int | None:
-    """Type and permissions of the file to replace, None when there is none yet."""
-    try:
-        mode = os.stat(path).st_mode
-    except FileNotFoundError:
-        folder = os.path.dirname(os.path.realpath(path))
-        if not os.path.isdir(folder):
-            raise UsageError(f"cannot write {printable(path)}: there is no folder {printable(folder)}", "create the folder first") from None
-        return None
-    if stat.S_ISDIR(mode):
-        raise UsageError(f"cannot write {printable(path)}: it is a folder", "give the name of a file")
-    if not mode & 0o222:
-        raise UsageError(f"cannot write {printable(path)}: it is write-protected", "choose another output name")
-    return mode
-
-
-def _replace(target: str, data: bytes, mode: int | None) -> None:
-    temporary = os.path.join(os.path.dirname(target), f".emoclim-{secrets.token_hex(8)}.tmp")
-    # Not tempfile: its files are private to the user, and a new playlist has the permissions that the umask gives.
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if mode is not None:
-            os.chmod(temporary, stat.S_IMODE(mode))
-        os.replace(temporary, target)
-    except BaseException:  # Ctrl-C as well
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise

@@ -172,7 +172,7 @@ def match(
     json: JsonOption = False,
 ) -> None:
     """Ranks the items that feel like a photo, a track, a folder or a mood."""
-    from emoclim_cli import matching, playlists
+    from emoclim_cli import matching, outputs, playlists
 
     kinds = {"music": [MediaKind.MUSIC], "photos": [MediaKind.PHOTO], "all": list(MediaKind)}
     if to and to not in kinds:
@@ -194,7 +194,7 @@ def match(
         if output == "-":
             console.write_bytes(data)
             return
-        playlists.write_atomically(output, data)
+        outputs.write_atomically(output, data)
         console.note(f"wrote {printable(output)}: {len(entries)} entries")
     if json:
         console.print_json({"query": resolved.text, "space": space.name, "matches": [console.match_json(m) for m in matches]})
@@ -206,7 +206,7 @@ def match(
 
 def _playlist_format(output: str, name: str) -> str:
     """Refuses an output that cannot be written before anything is computed for it."""
-    from emoclim_cli import playlists
+    from emoclim_cli import outputs, playlists
 
     if name and name not in playlists.FORMATS:
         raise UsageError(f"--format {name}: unknown", f"one of: {', '.join(playlists.FORMATS)}")
@@ -214,7 +214,7 @@ def _playlist_format(output: str, name: str) -> str:
         raise UsageError("--format is for a playlist", "add -o FILE, or -o - for stdout")
     if output in ("", "-"):
         return name or "m3u8"
-    playlists.refuse_media(output)
+    outputs.refuse_media(output)
     return name or playlists.format_of(output)
 
 
