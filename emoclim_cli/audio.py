@@ -69,26 +69,48 @@ def read_windows(path: str, *, sample_rate_hz: int, window_s: float, max_windows
     not, all of it is decoded, but little of it is kept. Packets that do not decode are left out.
     Raises UnreadableMedia, also when most packets do not decode.
     """
-    check_file(path)
-    import av
-
     samples = round(window_s * sample_rate_hz)
-    try:
-        with _open_track(path) as track:
-            long = track.said_s > SEEK_FACTOR * max_windows * window_s
-            windows = (_windows_by_seeking if long else _windows_by_streaming)(track, sample_rate_hz, samples, max_windows, overlap)
-        if windows is None:
-            with _open_track(path) as track:
-                windows = _windows_by_streaming(track, sample_rate_hz, samples, max_windows, overlap)
-    except MemoryError as error:
-        raise UnreadableMedia("needs more memory than there is") from error
-    except (av.error.InvalidDataError, av.error.EOFError, av.error.ArgumentError) as error:
-        raise UnreadableMedia("is not audio that can be decoded") from error
-    except (av.error.FFmpegError, OSError) as error:
-        raise UnreadableMedia(error.strerror or str(error)) from error
-    except ValueError as error:  # PyAV's word for what it does not know
-        raise UnreadableMedia(f"is not audio that can be decoded ({error})") from error
+    with open_track(path) as track:
+        long = track.said_s > SEEK_FACTOR * max_windows * window_s
+        windows = (_windows_by_seeking if long else _windows_by_streaming)(track, sample_rate_hz, samples, max_windows, overlap)
+    if windows is None:
+        with open_track(path) as track:
+            windows = _windows_by_streaming(track, sample_rate_hz, samples, max_windows, overlap)
     return windows
+
+
+def read_track(path: str, *, sample_rate_hz: int, max_s: float) -> np.ndarray:
+    """(samples,) float32, mono, -1..1: a track from its beginning on, at most `max_s` seconds of it.
+
+    Where its clock jumps ahead, it is silent. Packets that do not decode are left out.
+    Raises UnreadableMedia, also when most packets do not decode.
+    """
+    kept: list[np.ndarray] = []
+    most, length = round(max_s * sample_rate_hz), 0
+    with open_track(path) as track:
+        for chunk in _resampled(_by_the_clock(track.pieces()), sample_rate_hz):
+            kept.append(chunk[: most - length])
+            length += len(kept[-1])
+            if length == most:
+                break
+        track.check()
+        if length == 0:
+            raise UnreadableMedia("has no audio")
+        audio = np.concatenate(kept)
+        return np.clip(audio, -1.0, 1.0, out=audio)
+
+
+def _by_the_clock(pieces: Iterable[_Piece]) -> Iterator[tuple[np.ndarray, int]]:
+    """Pieces and their sample rates, with silence where one begins later than the one before ends."""
+    end_s: float | None = None
+    for piece in pieces:
+        if piece.position is not None:
+            begin_s = piece.position / piece.rate_hz
+            gap = 0 if end_s is None else round((begin_s - end_s) * piece.rate_hz)
+            for done in range(0, gap, PIECE):
+                yield np.zeros(min(PIECE, gap - done), dtype=np.float32), piece.rate_hz
+            end_s = begin_s + len(piece.mono) / piece.rate_hz
+        yield piece.mono, piece.rate_hz
 
 
 def window_starts(length: int, samples: int, max_windows: int, overlap: float = 0.0) -> list[int]:
@@ -111,7 +133,7 @@ class _Piece:
     """Where in the track it begins, in samples at `rate_hz`; None where no timestamp tells."""
 
 
-class _Track:
+class Track:
     """The audio stream of an open container, and what came of decoding it."""
 
     def __init__(self, container: InputContainer, stream: av.AudioStream) -> None:
@@ -126,6 +148,8 @@ class _Track:
         """Packets that do not decode."""
         self.finite = False
         """Whether there was any sample that is a number."""
+        self.lost: av.error.FFmpegError | None = None
+        """Why no more could be read."""
 
     def frames(self) -> Iterator[av.AudioFrame]:
         """From where the container stands to the end."""
@@ -135,7 +159,10 @@ class _Track:
         while True:
             try:
                 packet = next(packets)
-            except (StopIteration, av.error.FFmpegError):  # what cannot be read any more is the end
+            except StopIteration:
+                return
+            except av.error.FFmpegError as error:  # what cannot be read any more is the end
+                self.lost = error
                 return
             try:
                 frames = packet.decode()
@@ -219,7 +246,26 @@ class _Track:
 
 
 @contextmanager
-def _open_track(path: str) -> Iterator[_Track]:
+def open_track(path: str) -> Iterator[Track]:
+    """A track, from its beginning on. Raises UnreadableMedia, also in place of what FFmpeg raises while the track is open."""
+    check_file(path)
+    import av
+
+    try:
+        with _opened(path) as track:
+            yield track
+    except MemoryError as error:
+        raise UnreadableMedia("needs more memory than there is") from error
+    except (av.error.InvalidDataError, av.error.EOFError, av.error.ArgumentError) as error:
+        raise UnreadableMedia("is not audio that can be decoded") from error
+    except (av.error.FFmpegError, OSError) as error:
+        raise UnreadableMedia(error.strerror or str(error)) from error
+    except ValueError as error:  # PyAV's word for what it does not know
+        raise UnreadableMedia(f"is not audio that can be decoded ({error})") from error
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[Track]:
     import av
     from av.stream import Disposition
 
@@ -237,7 +283,7 @@ def _open_track(path: str) -> Iterator[_Track]:
         if context is None:
             raise UnreadableMedia("has audio of an unknown codec")
         context.thread_count = 1
-        yield _Track(container, stream)
+        yield Track(container, stream)
 
 
 def _resampled(chunks: Iterable[tuple[np.ndarray, int]], rate_hz: int) -> Iterator[np.ndarray]:
@@ -267,7 +313,7 @@ def _arrays(frames: list[av.AudioFrame]) -> Iterator[np.ndarray]:
     return (frame.to_ndarray()[0] for frame in frames)
 
 
-def _windows_by_seeking(track: _Track, rate_hz: int, samples: int, max_windows: int, overlap: float = 0.0) -> AudioWindows | None:
+def _windows_by_seeking(track: Track, rate_hz: int, samples: int, max_windows: int, overlap: float = 0.0) -> AudioWindows | None:
     """None where the track cannot be sought in, or what its header or its timestamps say turns out wrong."""
     import av
 
@@ -299,14 +345,14 @@ def _windows_by_seeking(track: _Track, rate_hz: int, samples: int, max_windows: 
     return AudioWindows(audio, np.array(starts) / source_hz, length / source_hz)
 
 
-def _duration_s(track: _Track, origin: int) -> float:
+def _duration_s(track: Track, origin: int) -> float:
     """Where the last packet ends, whatever the header says."""
     track.seek(track.said_s - 1.0)
     ends = (packet.pts + (packet.duration or 0) for packet in track.container.demux(track.stream) if packet.pts is not None)
     return (max(ends, default=origin) - origin) * track.tick_s
 
 
-def _collect(track: _Track, origin: int, source_hz: int, low: int, source: np.ndarray) -> int:
+def _collect(track: Track, origin: int, source_hz: int, low: int, source: np.ndarray) -> int:
     """Fills `source` with the track from sample `low` on, and says how many samples were there; 0 stands for the others."""
     source[:] = 0.0
     high = low + len(source)
@@ -321,7 +367,7 @@ def _collect(track: _Track, origin: int, source_hz: int, low: int, source: np.nd
     return found
 
 
-def _windows_by_streaming(track: _Track, rate_hz: int, samples: int, max_windows: int, overlap: float = 0.0) -> AudioWindows:
+def _windows_by_streaming(track: Track, rate_hz: int, samples: int, max_windows: int, overlap: float = 0.0) -> AudioWindows:
     """Decodes the whole track, but never keeps more than `4 * max_windows + 1` windows of it.
 
     It is cut into blocks of one window. Each time too many are kept, every second is dropped, and of those that follow only every second,

@@ -15,6 +15,7 @@ from emoclim_cli import __version__, console
 from emoclim_cli.commands.evaluation import evaluate
 from emoclim_cli.commands.library import errors, forget, index, match, status
 from emoclim_cli.commands.models import doctor, models_app, spaces_app
+from emoclim_cli.commands.shows import gallery, slideshow, soundtrack
 from emoclim_cli.commands.tagging import tagging
 from emoclim_cli.commands.training import train
 from emoclim_cli.errors import EmoclimError
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (index, match, status, errors, forget, train, evaluate, tagging, doctor):
+for command in (index, match, soundtrack, slideshow, gallery, status, errors, forget, train, evaluate, tagging, doctor):
     app.command()(command)
 app.add_typer(models_app)
 app.add_typer(spaces_app)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from emoclim_cli.evaluation import Direction
     from emoclim_cli.indexing import Summary
     from emoclim_cli.projections import EmotionSpace
+    from emoclim_cli.soundtrack import Show
     from emoclim_cli.tagging import TagReport
     from emoclim_cli.training import Epoch
 
@@ -236,6 +237,43 @@ def _short_path(path: str) -> str:
     return printable(min(names, key=len))
 
 
+def show_json(show: Show) -> dict[str, Any]:
+    sheet = show.sheet
+    scenes = []
+    for slot, emotion in zip(show.slots, show.emotions, strict=True):
+        seen = sheet.photos[slot.first : slot.stop]
+        times = {"start_s": round(seen[0].start_s, 3), "end_s": round(seen[-1].end_s, 3)}
+        heard = sheet.heard(seen[0].start_s)
+        about = {"scene": slot.scene, "emotion": emotion, "track": heard.path if heard else ""}
+        scenes.append({**about, **times, "photos": [photo.path for photo in seen]})
+    tracks = len({track.path for track in sheet.tracks})
+    return {
+        "duration_s": round(sheet.duration_s, 3),
+        "space": sheet.space,
+        "scenes": scenes,
+        "tracks": tracks,
+        "photos": len(sheet.photos),
+        "skipped": [{"path": path, "reason": reason} for path, reason in show.skipped],
+        "notes": list(show.notes),
+    }
+
+
+def show_soundtrack(show: Show) -> None:
+    sheet = show.sheet
+    rows: list[Sequence[Cell]] = []
+    for slot, emotion in zip(show.slots, show.emotions, strict=True):
+        first = sheet.photos[slot.first]
+        heard = sheet.heard(first.start_s)
+        colour = Text(emotion, COLOURS.get(emotion, "")) if out.is_terminal else emotion
+        title = "" if heard is None else heard.title or os.path.splitext(os.path.basename(heard.path))[0]
+        artist = "" if heard is None else heard.artist
+        place = "" if heard is None else duration(heard.offset_s + first.start_s - heard.start_s)
+        rows.append((duration(first.start_s), f"{slot.stop - slot.first:,}", colour, artist, printable(title), place))
+    columns = ("from", "photos", "feels", "artist", "title", "at")
+    caption = f"{counted(len(sheet.photos), 'photo')}, {duration(sheet.duration_s)}; at: where in the track"
+    show_table(columns, rows, right=("from", "photos", "at"), elastic=("artist", "title"), caption=caption)
+
+
 def summary_json(summary: Summary, counts: Mapping[str, int], seconds: float) -> dict[str, Any]:
     return {**asdict(summary), **counts, "seconds": round(seconds, 3)}
 
@@ -362,10 +400,10 @@ def show_tagging(report: TagReport, vectors: str) -> None:
 
 
 @contextmanager
-def progress(label: str, total: int | None, *, bytes_: bool = False) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr where that is a terminal. Yields a function that takes how much is done so far."""
+def progress(label: str, total: int | None, *, bytes_: bool = False) -> Iterator[Callable[..., None]]:
+    """A bar on stderr where that is a terminal. Yields a function that takes how much is done so far, and of how much if that is new."""
     if quiet or not err.is_terminal:
-        yield lambda _done: None
+        yield lambda _done, _total=None: None
         return
     from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -374,7 +412,7 @@ def progress(label: str, total: int | None, *, bytes_: bool = False) -> Iterator
     columns = (TextColumn("{task.description}"), BarColumn(), count, TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task(label, total=total)
-        yield lambda done: bar.update(task, completed=done)
+        yield lambda done, of=None: bar.update(task, completed=done, total=of)
 
 
 @contextmanager

@@ -190,11 +190,17 @@ def _cue(row: object, make: Callable[..., Cue], base: str) -> Cue:
             values[field.name] = _value(field.name, field.type, row[field.name])
         elif field.name not in ("title", "artist"):
             raise ValueError(f"it has no {field.name}")
-    values["path"] = os.path.join(base, values["path"])
+    values["path"] = _tidy(os.path.join(base, values["path"]))
     cue = make(**values)
     if not cue.end_s > cue.start_s:
         raise ValueError(f"it ends at {cue.end_s:g} s and starts at {cue.start_s:g} s")
     return cue
+
+
+def _tidy(path: str) -> str:
+    """Without `..`, where that is the same place: after a symbolic link it may not be."""
+    tidy = os.path.normpath(path)
+    return tidy if os.path.realpath(tidy) == os.path.realpath(path) else path
 
 
 NOT_NEGATIVE = ("start_s", "offset_s", "fade_s", "fade_in_s", "fade_out_s")

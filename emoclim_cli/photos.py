@@ -1,7 +1,7 @@
-"""The only place that decodes photos: whatever a file holds, to square RGB.
+"""The only place that decodes photos: whatever a file holds, to RGB. A square for the networks, the whole photo for the eye.
 
-`read_photo` returns an array or raises `UnreadableMedia` with the reason (without the path). It may be called from several threads at once,
-and each call keeps to one core.
+`read_photo` and `read_picture` return an array or raise `UnreadableMedia` with the reason (without the path). They may be called from
+several threads at once, and each call keeps to one core.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ ORIENTATIONS: dict[int, tuple[str, bool, bool]] = {
     7: ("TRANSVERSE", True, True),
     8: ("ROTATE_90", True, False),
 }
+SIDEWAYS = (5, 6, 7, 8)
+"""Orientations in which the stored rows are the upright photo's columns."""
 ORIENTATION_TAG = 0x0112
 ORIENTATION_OF_FLIP = {3: 3, 5: 8, 6: 6}
 """LibRaw's flip -> EXIF orientation."""
@@ -56,6 +58,37 @@ def read_photo(path: str, side: int) -> np.ndarray:
     _hush_pillow()
     try:
         return _square(_open_photo(path, side), side)
+    except UnreadableMedia:
+        raise
+    except Exception as error:  # on damaged files decoders raise nearly anything
+        raise UnreadableMedia(_photo_reason(error)) from error
+
+
+def read_picture(path: str, box: tuple[int, int]) -> np.ndarray:
+    """The whole upright photo as (height, width, 3) uint8 RGB, scaled so that it fits into `box` (width, height), but never enlarged.
+
+    Scaled with Lanczos' filter. Otherwise as `read_photo`, which raises the same errors.
+    """
+    check_file(path)
+    _hush_pillow()
+    try:
+        # The shorter side of what fits is never longer than that of the box: a JPEG that is decoded small is still large enough.
+        return _fitted(_open_photo(path, min(box)), box)
+    except UnreadableMedia:
+        raise
+    except Exception as error:  # on damaged files decoders raise nearly anything
+        raise UnreadableMedia(_photo_reason(error)) from error
+
+
+def check_photo(path: str) -> None:
+    """Raises what reading it would where the file is missing, is no photo, is too large or needs an extra; takes about a millisecond.
+
+    Its pixels are not decoded: a photo that is damaged further on passes.
+    """
+    check_file(path)
+    _hush_pillow()
+    try:
+        _open_photo(path, None)
     except UnreadableMedia:
         raise
     except Exception as error:  # on damaged files decoders raise nearly anything
@@ -79,21 +112,22 @@ def _photo_reason(error: Exception) -> str:
 @dataclass(frozen=True, slots=True)
 class _Photo:
     image: Image.Image
-    """Decoded, as stored."""
+    """As stored; decoded, unless it was only opened."""
     extent: tuple[float, float]
     """Width and height in pixels of `image`; not whole where the last column or row of a JPEG decoded at 1/8 is only partly photo."""
     orientation: int
     """As in EXIF."""
 
 
-def _open_photo(path: str, side: int) -> _Photo:
+def _open_photo(path: str, side: int | None) -> _Photo:
+    """A JPEG may be decoded small, with neither side below `side`. None: what can be is left undecoded."""
     with open(path, "rb") as file:
         head = file.read(64)
         file.seek(0)
         if suffix_of(path) in RAW_SUFFIXES or _is_raw(head):
             return _load_raw(file, side)
         if head[4:8] == b"ftyp" and head[8:12] in HEIC_BRANDS and b"avif" not in head:
-            return _load_heic(file)
+            return _load_heic(file, side)
         return _load_pillow(file, side)
 
 
@@ -101,14 +135,16 @@ def _is_raw(head: bytes) -> bool:
     return head.startswith((b"IIRO", b"IIU\0", b"FUJIFILMCCD-RAW", b"II*\0\x10\0\0\0CR")) or head[4:12] == b"ftypcrx "
 
 
-def _load_pillow(file: Any, side: int) -> _Photo:
+def _load_pillow(file: Any, side: int | None) -> _Photo:
     image = _pillow().open(file, formats=PHOTO_FORMATS)
+    if side is None:
+        return _Photo(image, image.size, 1)
     drafted = image.draft(None, (side, side))  # a JPEG decodes at 1/2, 1/4 or 1/8, with neither side below `side`
     image.load()
     return _Photo(image, drafted[1][2:] if drafted else image.size, _orientation(image))
 
 
-def _load_heic(file: Any) -> _Photo:
+def _load_heic(file: Any, side: int | None) -> _Photo:
     try:
         from pillow_heif import HeifImageFile
     except ImportError as error:
@@ -117,11 +153,13 @@ def _load_heic(file: Any) -> _Photo:
     image = opener(file)
     if image.width * image.height > MAX_PIXELS:
         raise _pillow().DecompressionBombError
+    if side is None:
+        return _Photo(image, image.size, 1)
     image.load()
     return _Photo(image, image.size, _orientation(image))
 
 
-def _load_raw(file: Any, side: int) -> _Photo:
+def _load_raw(file: Any, side: int | None) -> _Photo:
     """The preview that the camera put into the file; developing it would take a second."""
     try:
         import rawpy
@@ -183,7 +221,7 @@ def _orientation(image: Image.Image) -> int:
 
 def _square(photo: _Photo, side: int) -> np.ndarray:
     """Resize and centre crop as CLIP's preprocessing does, without scaling what the crop drops."""
-    from PIL.Image import Resampling, Transpose
+    from PIL.Image import Resampling
 
     transposition, *backwards = ORIENTATIONS.get(photo.orientation, ("", False, False))
     short = min(photo.extent)
@@ -205,13 +243,33 @@ def _square(photo: _Photo, side: int) -> np.ndarray:
     part = _scalable(photo.image, (left, top, right, bottom))
     (x0, x1), (y0, y1) = inner
     part = part.resize((sizes[0], sizes[1]), Resampling.BICUBIC, box=(x0, y0, x1, y1))
-    part = part.crop((crop[0], crop[1], crop[0] + side, crop[1] + side))
-    if part.mode == "RGBA":
-        part = _pillow().alpha_composite(_pillow().new("RGBA", part.size, "white"), part)
-    part = part.convert("RGB")
+    return _upright_rgb(part.crop((crop[0], crop[1], crop[0] + side, crop[1] + side)), transposition)
+
+
+def _fitted(photo: _Photo, box: tuple[int, int]) -> np.ndarray:
+    from PIL.Image import Resampling
+
+    transposition = ORIENTATIONS.get(photo.orientation, ("", False, False))[0]
+    width, height = photo.extent
+    if photo.orientation in SIDEWAYS:
+        box = (box[1], box[0])
+    scale = min(1.0, box[0] / width, box[1] / height)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    whole = _scalable(photo.image, (0, 0, *photo.image.size))
+    # Three times the size is left to the filter: what is averaged before that is not seen.
+    return _upright_rgb(whole.resize(size, Resampling.LANCZOS, box=(0.0, 0.0, width, height), reducing_gap=3.0), transposition)
+
+
+def _upright_rgb(image: Image.Image, transposition: str) -> np.ndarray:
+    """An L, RGB or RGBA image on white."""
+    from PIL.Image import Transpose
+
+    if image.mode == "RGBA":
+        image = _pillow().alpha_composite(_pillow().new("RGBA", image.size, "white"), image)
+    image = image.convert("RGB")
     if transposition:
-        part = part.transpose(Transpose[transposition])
-    return np.array(part, dtype=np.uint8)
+        image = image.transpose(Transpose[transposition])
+    return np.array(image, dtype=np.uint8)
 
 
 def _scalable(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
@@ -254,3 +312,10 @@ def formats() -> dict[str, bool]:
         "HEIC": find_spec("pillow_heif") is not None,
         "RAW": find_spec("rawpy") is not None,
     }
+
+
+def thumbnail(path: str, side: int) -> bytes:
+    """The whole upright photo as a WebP file, its longer side `side` pixels at most. Raises as `read_photo` does."""
+    out = BytesIO()
+    _pillow().fromarray(read_picture(path, (side, side))).save(out, "WEBP", quality=60, method=4)
+    return out.getvalue()

@@ -34,12 +34,16 @@ class Entry:
     """0.0 when unknown."""
     score: float = 0.0
     """Cosine of the emotion vectors, -1..1. Only JSON has a place for it."""
+    comments: tuple[str, ...] = ()
+    """Lines that begin with `#`, for M3U alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Playlist:
     title: str
     entries: list[Entry]
+    comments: tuple[str, ...] = ()
+    """Lines that begin with `#`, for M3U alone."""
 
 
 Format = Callable[[Playlist, str | None], bytes]
@@ -77,8 +81,9 @@ def _m3u(playlist: Playlist, base: str | None, encoding: str) -> bytes:
     lines = ["#EXTM3U"]
     if _line(playlist.title):
         lines.append(f"#PLAYLIST:{_line(playlist.title)}")
+    lines += playlist.comments
     for entry in playlist.entries:
-        lines += [f"#EXTINF:{_seconds(entry)},{_label(entry)}", _line_path(entry.path, base, encoding)]
+        lines += [f"#EXTINF:{_seconds(entry)},{_label(entry)}", *entry.comments, _line_path(entry.path, base, encoding)]
     return "".join(f"{line}\n" for line in lines).encode(encoding, "replace")
 
 
@@ -124,7 +129,9 @@ def _add_text(parent: ET.Element, name: str, text: str) -> None:
 
 def _json(playlist: Playlist, base: str | None) -> bytes:
     """Text is kept as it is. Bytes of a path that are not UTF-8 are the escapes \\udc80 to \\udcff, as in Python."""
-    tracks = [{**asdict(entry), "path": place(entry.path, base)} for entry in playlist.entries]
+    tracks = [{key: value for key, value in asdict(entry).items() if key != "comments"} for entry in playlist.entries]
+    for track in tracks:
+        track["path"] = place(track["path"], base)
     text = json.dumps({"title": playlist.title, "tracks": tracks}, ensure_ascii=False, indent=2)
     return text.encode("utf-8", "backslashreplace") + b"\n"
 

@@ -51,7 +51,7 @@ OWNERS = {
         "tuning",
     },
     "scipy": {"spectrograms"},
-    "av": {"audio"},
+    "av": {"audio", "mixing"},
     "PIL": {"photos", "tags"},
     "pillow_heif": {"photos", "tags"},
     "rawpy": {"photos"},
@@ -71,6 +71,7 @@ OWNERS = {
             if name.startswith("commands.") and name not in ("commands.__init__", "commands.labelled", "commands.places")
         ),
     },
+    "librosa": set(),
     "open_clip": set(),
     "laion_clap": set(),
     "requests": set(),

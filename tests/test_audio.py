@@ -65,7 +65,7 @@ WAYS = (audio._windows_by_seeking, audio._windows_by_streaming)
 
 def read_by(way: Callable[..., AudioWindows | None], path: Path, rate_hz: int, samples: int, max_windows: int) -> AudioWindows:
     """`read_windows` without its choice between the two ways."""
-    with audio._open_track(str(path)) as track:
+    with audio.open_track(str(path)) as track:
         windows = way(track, rate_hz, samples, max_windows)
     assert windows is not None, "cannot be sought in"
     return windows
@@ -246,7 +246,7 @@ def test_windows_that_overlap_by_seeking_and_in_a_long_stream(tracks: Path) -> N
     whole, rate_hz = decoded_whole(tracks / "a.flac")
     samples = rate_hz // 10
     for way, slack_s in zip(WAYS, (0.001, 0.8), strict=True):  # of the stream, every eighth window is kept
-        with audio._open_track(str(tracks / "a.flac")) as track:
+        with audio.open_track(str(tracks / "a.flac")) as track:
             windows = way(track, rate_hz, samples, 5, 0.75)
         assert windows is not None
         assert windows.starts_s == pytest.approx(np.linspace(0, 11.9, 5), abs=slack_s)
@@ -301,7 +301,7 @@ def test_joined_frames_miss_no_sample(tmp_path: Path, codec: str, channels: int,
     path = tmp_path / {"flac": "a.flac", "wavpack": "a.wv"}.get(codec, "a.wav")
     samples = np.random.default_rng(0).uniform(-1, 1, (channels, length)).astype(np.float32)
     make_tone(path, samples=samples, rate_hz=16000, codec=codec)
-    with audio._open_track(str(path)) as track:
+    with audio.open_track(str(path)) as track:
         pieces = list(track.pieces())
     mono = np.concatenate([piece.mono for piece in pieces])
     assert mono.shape == (length,)

@@ -181,7 +181,7 @@ def match(
         raise UsageError("--json and --paths are two outputs", "choose one of them")
     if output == "-" and (json or paths):
         raise UsageError("-o - writes a playlist to stdout, and so no other output can go there", "leave out --json and --paths")
-    playlist_format = _playlist_format(output, format)
+    playlist_format = places.playlist_format(output, format)
     opened = places.open_library(library)
     space = places.load_space("", opened)
     resolved = matching.resolve(query, opened, space, places.encoder_maker(space, device, places.is_offline(offline)))
@@ -202,20 +202,6 @@ def match(
         console.print_paths([m.item.path for m in matches])
     elif not output or console.out.is_terminal:
         console.show_matches(resolved.text, matches)
-
-
-def _playlist_format(output: str, name: str) -> str:
-    """Refuses an output that cannot be written before anything is computed for it."""
-    from emoclim_cli import outputs, playlists
-
-    if name and name not in playlists.FORMATS:
-        raise UsageError(f"--format {name}: unknown", f"one of: {', '.join(playlists.FORMATS)}")
-    if name and not output:
-        raise UsageError("--format is for a playlist", "add -o FILE, or -o - for stdout")
-    if output in ("", "-"):
-        return name or "m3u8"
-    outputs.refuse_media(output)
-    return name or playlists.format_of(output)
 
 
 def status(library: LibraryOption = "", json: JsonOption = False) -> None:

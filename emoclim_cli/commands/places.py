@@ -169,3 +169,17 @@ def encoder_maker(space: EmotionSpace, device: str, offline: bool) -> Callable[[
         return made[kind]
 
     return make
+
+
+def playlist_format(output: str, name: str) -> str:
+    """Refuses an output that cannot be written before anything is computed for it."""
+    from emoclim_cli import outputs, playlists
+
+    if name and name not in playlists.FORMATS:
+        raise UsageError(f"--format {name}: unknown", f"one of: {', '.join(playlists.FORMATS)}")
+    if name and not output:
+        raise UsageError("--format is for a playlist", "add -o FILE, or -o - for stdout")
+    if output in ("", "-"):
+        return name or "m3u8"
+    outputs.refuse_media(output)
+    return name or playlists.format_of(output)

@@ -1,0 +1,344 @@
+"""Photos in order -> scenes -> tracks -> a timed cue sheet.
+
+A *slot* is what one track has to fill: a scene, or an equal part of one that is longer than most of the music.
+Shape letters: n photos, m slots, t tracks, u pooled tracks, e emotion dim.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from emoclim_cli import assignment, mixing, rhythm, timing
+from emoclim_cli.cues import CueSheet, PhotoCue, TrackCue
+from emoclim_cli.errors import LibraryError, UnreadableMedia
+from emoclim_cli.library import Library
+from emoclim_cli.matching import check_space
+from emoclim_cli.media import MediaItem, MediaKind, printable
+from emoclim_cli.projections import EmotionSpace, unit
+from emoclim_cli.rhythm import Pulse, Rhythm
+from emoclim_cli.scenes import LEAST_PHOTOS, cuts
+from emoclim_cli.shots import Shots
+
+LEAST_SCENE_S = 15.0
+"""Shorter, and the music would change before it has begun."""
+LEAST_SLOT_S = 30.0
+"""A long scene is not cut into shorter parts than this for want of long tracks: they are played twice then."""
+ENOUGH_TRACKS = 12
+"""So many tracks must be long enough for a slot, or a third of them all in a small library; else the scene is cut into more slots."""
+SHORT_COST = 1.0
+"""Of a track that is too short for its slot: times the part of the slot that it leaves. A cosine is worth less."""
+TEMPO_COST, ENERGY_COST = 0.1, 0.05
+"""Of a change between neighbours: half an octave of tempo; one standard deviation of energy. Matches differ by about as much."""
+PHOTO_FADE_S = 0.8
+LEAST_FADE_S = 0.02
+"""A cut in the music would click."""
+GAIN_LIMITS_DB = (-30.0, 20.0)
+"""A part that is softer than this can make up is so on purpose, or is noise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    photo_s: float = 4.0
+    """For how long a photo is seen, on average."""
+    crossfade_s: float = 3.0
+    """From one track to the next."""
+    per_artist: int = 2
+    """Slots that go to one artist, if there are others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    scene: int
+    """From 1."""
+    first: int
+    stop: int
+    """Photos first to stop - 1."""
+    emotions: np.ndarray
+    """Probability of each emotion, the mean over the slot's photos."""
+
+    def planned_s(self, photo_s: float) -> float:
+        return (self.stop - self.first) * photo_s
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """The music that can be chosen, each content once."""
+
+    items: tuple[MediaItem, ...]
+    vectors: np.ndarray
+    """(t, e) unit norm."""
+
+    @property
+    def durations_s(self) -> np.ndarray:
+        """(t,) what their headers say; infinite where they say nothing."""
+        return np.array([item.duration_s or math.inf for item in self.items])
+
+    def without(self, row: int) -> Tracks:
+        return Tracks(self.items[:row] + self.items[row + 1 :], np.delete(self.vectors, row, axis=0))
+
+
+@dataclass(frozen=True)
+class Show:
+    sheet: CueSheet
+    slots: tuple[Slot, ...]
+    emotions: tuple[str, ...]
+    """The likeliest of each slot."""
+    skipped: tuple[tuple[str, str], ...]
+    """(path, reason) of photos that are left out."""
+    notes: tuple[str, ...]
+    """What did not work out as one would wish, for people to read."""
+
+
+class _Unusable(Exception):
+    """One of the tracks that were to be heard cannot be: its place among them, and why."""
+
+    def __init__(self, item: MediaItem, reason: str) -> None:
+        super().__init__(reason)
+        self.item = item
+        self.reason = reason
+
+
+def compose(
+    library: Library,
+    space: EmotionSpace,
+    shots: Shots,
+    settings: Settings,
+    *,
+    by_time: bool,
+    cache: Path | None = None,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Show:
+    """The show of these photos with the library's music, exactly `settings.photo_s` times their number long.
+
+    `by_time`: the photos are in the order of their times, so that gaps in time count. What is heard in tracks is kept in `cache`;
+    `progress(done, total)` counts tracks that are listened to, and may begin anew. Raises LibraryError where there is no music that can be
+    used, or the library is of another space.
+    """
+    check_space(library, space)
+    tracks = tracks_of(library)
+    notes: list[str] = []
+    while True:
+        slots = slots_of(space, shots, settings, tracks.durations_s, by_time=by_time)
+        hear = _hearing(cache, progress)
+        try:
+            chosen = [tracks.items[row] for row in choose(slot_vectors(shots, slots), slots, tracks, settings, hear)]
+            rhythms = dict(zip(dict.fromkeys(chosen), hear(list(dict.fromkeys(chosen)), rhythm.analyse), strict=True))
+            sheet = cue_sheet(space, shots, slots, chosen, rhythms, settings)
+        except _Unusable as error:
+            notes.append(f"{printable(error.item.path)} cannot be played: {error.reason}; another track was chosen")
+            tracks = tracks.without(tracks.items.index(error.item))
+            if not tracks.items:
+                raise LibraryError(f"none of the music in the library can be played; {notes[-1]}", "emoclim index") from error
+            continue
+        notes += _remarks(slots, chosen, rhythms, settings, len(tracks.items))
+        emotions = tuple(space.emotions[int(slot.emotions.argmax())] for slot in slots)
+        return Show(sheet, tuple(slots), emotions, shots.skipped, tuple(notes))
+
+
+def tracks_of(library: Library) -> Tracks:
+    """Raises LibraryError where there is none."""
+    view = library.view(MediaKind.MUSIC)
+    rows = np.flatnonzero(view.present & view.current)
+    if not len(rows):
+        raise LibraryError("no music in the library", "emoclim index ~/Music")
+    by_path = sorted(rows.tolist(), key=lambda row: view.path_bytes[row])
+    unique = list({view.content[row]: row for row in reversed(by_path)}.values())[::-1]  # of copies the first by path
+    return Tracks(tuple(view.item(row) for row in unique), np.asarray(view.emotion[unique]))
+
+
+def slots_of(space: EmotionSpace, shots: Shots, settings: Settings, durations_s: np.ndarray, *, by_time: bool) -> list[Slot]:
+    """The scenes, those that are too long for most tracks in equal parts. `durations_s` (t,) of the music there is."""
+    n = len(shots)
+    least = max(LEAST_PHOTOS, math.ceil(LEAST_SCENE_S / settings.photo_s))
+    edges = [0, *cuts(shots.vectors, np.diff(shots.times_s) if by_time else None, least=least), n]
+    probabilities = space.probabilities(shots.vectors)
+    slots = []
+    for scene, (first, stop) in enumerate(pairwise(edges), 1):
+        parts = _parts((stop - first) * settings.photo_s, settings.crossfade_s, durations_s, stop - first)
+        for low, high in pairwise(np.linspace(first, stop, parts + 1).round().astype(int).tolist()):
+            slots.append(Slot(scene, low, high, probabilities[low:high].mean(axis=0)))
+    return slots
+
+
+def _parts(length_s: float, crossfade_s: float, durations_s: np.ndarray, photos: int) -> int:
+    """Into how many slots a scene is cut, so that enough tracks are long enough for each."""
+    enough = min(ENOUGH_TRACKS, math.ceil(len(durations_s) / 3))
+    parts = 1
+    while np.count_nonzero(durations_s >= length_s / parts + crossfade_s) < enough:
+        if parts == photos or length_s / (parts + 1) < LEAST_SLOT_S:
+            break
+        parts += 1
+    return parts
+
+
+def slot_vectors(shots: Shots, slots: Sequence[Slot]) -> np.ndarray:
+    """(m, e): the mean direction of each slot's photos."""
+    return unit(np.stack([shots.vectors[slot.first : slot.stop].mean(axis=0) for slot in slots]))
+
+
+Hear = Callable[[Sequence[MediaItem], Callable[..., Any]], list[Any]]
+
+
+def _hearing(cache: Path | None, progress: Callable[[int, int], None]) -> Hear:
+    def hear(items: Sequence[MediaItem], listen: Callable[[str, Path | None], Any]) -> list[Any]:
+        """What `listen` finds in each, on threads. Raises _Unusable."""
+        heard = []
+        with ThreadPoolExecutor() as pool:
+            futures = [pool.submit(listen, item.path, cache) for item in items]
+            try:
+                for done, (item, future) in enumerate(zip(items, futures, strict=True)):
+                    progress(done, len(items))
+                    try:
+                        heard.append(future.result())
+                    except UnreadableMedia as error:
+                        raise _Unusable(item, error.message) from error
+            finally:
+                pool.shutdown(cancel_futures=True)
+        progress(len(items), len(items))
+        return heard
+
+    return hear
+
+
+def choose(vectors: np.ndarray, slots: Sequence[Slot], tracks: Tracks, settings: Settings, hear: Hear) -> list[int]:
+    """The track of each slot, as a row of `tracks`. `vectors` (m, e) of the slots."""
+    match = match_of(vectors, np.array([slot.planned_s(settings.photo_s) for slot in slots]), tracks)
+    pooled = assignment.pools(match)
+    rows = np.unique(np.concatenate(pooled))  # (u,)
+    pulses: list[Pulse] = hear([tracks.items[row] for row in rows.tolist()], rhythm.pulse) if len(slots) > 1 else []
+    change = change_of(pulses) if pulses else np.zeros((len(rows), len(rows)))
+    artists = [tracks.items[row].artist for row in rows.tolist()]
+    places = [np.searchsorted(rows, pool) for pool in pooled]
+    chosen = assignment.assign(match[:, rows], places, change, artists, assignment.Rules(settings.per_artist))
+    return [int(rows[row]) for row in chosen]
+
+
+def match_of(vectors: np.ndarray, lengths_s: np.ndarray, tracks: Tracks) -> np.ndarray:
+    """(m, t): the cosine of slot and track, less what of the slot the track would leave."""
+    left = np.clip(1 - tracks.durations_s[None, :] / lengths_s[:, None], 0, 1)
+    match: np.ndarray = vectors @ tracks.vectors.T - SHORT_COST * left
+    return match
+
+
+def change_of(pulses: Sequence[Pulse]) -> np.ndarray:
+    """(u, u): how much a change from one track to another jars."""
+    tempo, energy = (np.array([getattr(pulse, name) for pulse in pulses]) for name in ("tempo_bpm", "energy"))
+    spread = max(float(energy.std()), 1e-6)
+    jump = np.abs(energy[:, None] - energy[None, :]) / spread
+    change: np.ndarray = TEMPO_COST * rhythm.tempo_distance(tempo[:, None], tempo[None, :]) / 0.5 + ENERGY_COST * jump
+    return change
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """Of a track, when it is in front."""
+
+    item: MediaItem
+    scene: int
+    start_s: float
+    end_s: float
+    offset_s: float
+
+
+def cue_sheet(
+    space: EmotionSpace,
+    shots: Shots,
+    slots: Sequence[Slot],
+    chosen: Sequence[MediaItem],
+    rhythms: Mapping[MediaItem, Rhythm],
+    settings: Settings,
+) -> CueSheet:
+    """When each photo is seen and each track heard. Raises _Unusable for a track whose loudness cannot be measured."""
+    nearest = space.probabilities(shots.vectors).argmax(axis=1)
+    slack_s = timing.slack(settings.photo_s)
+    total_s = len(shots) * settings.photo_s
+    starts: list[float] = []
+    spans: list[_Span] = []
+    begin = 0.0
+    for slot, item in zip(slots, chosen, strict=True):
+        heard = rhythms[item]
+        last = slot.stop == len(shots)
+        length_s = slot.stop * settings.photo_s - begin
+        onsets, strengths, beats = [], [], []
+        at = begin
+        for piece in timing.pieces(heard.breaks_s, heard.calm, length_s, 0.0 if last else slack_s):
+            end = at + piece.length_s
+            spans.append(_Span(item, slot.scene, at, end, piece.offset_s))
+            within = (heard.onsets_s >= piece.offset_s) & (heard.onsets_s < piece.offset_s + piece.length_s)
+            onsets.append(heard.onsets_s[within] - piece.offset_s + at)
+            strengths.append(heard.strengths[within])
+            beats.append(heard.beats_s - piece.offset_s + at)
+            at = end
+        end = total_s if last else at
+        each_s = (end - begin) / (slot.stop - slot.first)
+        planned = [begin + i * each_s for i in range(1, slot.stop - slot.first)]
+        music = timing.landed(planned, np.concatenate(onsets), np.concatenate(strengths), np.concatenate(beats), timing.slack(each_s))
+        starts += [begin, *music]
+        begin = end
+    scene_of = np.concatenate([np.full(slot.stop - slot.first, slot.scene) for slot in slots]).tolist()
+    lengths = np.diff([*starts, total_s])
+    fades = [0.0, *np.minimum(PHOTO_FADE_S, np.minimum(lengths[:-1], lengths[1:])).tolist()]
+    names = [space.emotions[i] for i in nearest.tolist()]
+    photos = map(PhotoCue, shots.paths, starts, [*starts[1:], total_s], fades, scene_of, names)
+    return CueSheet(tuple(photos), tuple(_track_cues(spans, rhythms, settings.crossfade_s, total_s)), space.name)
+
+
+def _track_cues(spans: Sequence[_Span], rhythms: Mapping[MediaItem, Rhythm], crossfade_s: float, total_s: float) -> list[TrackCue]:
+    """Spans with their fades: each begins half a crossfade before it is in front, and ends half a one after, as far as the track reaches."""
+    cues = []
+    for i, span in enumerate(spans):
+        length_s = span.end_s - span.start_s
+        half = min(crossfade_s, length_s) / 2
+        before = min(half, span.offset_s, span.start_s)
+        after = min(half, max(rhythms[span.item].duration_s - span.offset_s - length_s, 0.0), total_s - span.end_s)
+        opening = span.offset_s <= rhythms[span.item].breaks_s[0] + 0.1  # the track's own beginning
+        fade_in = max(2 * before, LEAST_FADE_S) if i or opening else max(half, LEAST_FADE_S)
+        fade_out = 2 * after if i < len(spans) - 1 else 2 * half
+        try:
+            level = mixing.loudness(span.item.path, span.offset_s, length_s)
+        except UnreadableMedia as error:
+            raise _Unusable(span.item, error.message) from error
+        cues.append(
+            TrackCue(
+                path=span.item.path,
+                start_s=span.start_s - before,
+                end_s=span.end_s + after,
+                offset_s=span.offset_s - before,
+                fade_in_s=fade_in,
+                fade_out_s=max(fade_out, LEAST_FADE_S),
+                gain_db=float(np.clip(mixing.TARGET_LUFS - level, *GAIN_LIMITS_DB)),
+                scene=span.scene,
+                title=span.item.title,
+                artist=span.item.artist,
+            )
+        )
+    return cues
+
+
+def _remarks(
+    slots: Sequence[Slot], chosen: Sequence[MediaItem], rhythms: Mapping[MediaItem, Rhythm], settings: Settings, there: int
+) -> list[str]:
+    remarks = []
+    for item, count in Counter(chosen).items():
+        if count > 1:
+            reason = f"there are only {there} tracks for {len(slots)} parts" if there < len(slots) else "nothing else fits"
+            remarks.append(f"{item.display_title} is chosen {count} times: {reason}")
+    artists = Counter(item.artist for item in dict.fromkeys(chosen) if item.artist)
+    for artist, count in artists.items():
+        if count > settings.per_artist:
+            remarks.append(f"{artist} has {count} tracks, more than --per-artist {settings.per_artist}: there is too little of others")
+    for slot, item in zip(slots, chosen, strict=True):
+        breaks = rhythms[item].breaks_s
+        length_s = slot.planned_s(settings.photo_s)
+        if breaks[-1] - breaks[0] < length_s - timing.slack(settings.photo_s):
+            remarks.append(f"{item.display_title} is shorter than the {length_s:.0f} s it is to fill: it is played over again")
+    return list(dict.fromkeys(remarks))
