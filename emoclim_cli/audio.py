@@ -100,17 +100,29 @@ def read_track(path: str, *, sample_rate_hz: int, max_s: float) -> np.ndarray:
         return np.clip(audio, -1.0, 1.0, out=audio)
 
 
-def _by_the_clock(pieces: Iterable[_Piece]) -> Iterator[tuple[np.ndarray, int]]:
-    """Pieces and their sample rates, with silence where one begins later than the one before ends."""
-    end_s: float | None = None
-    for piece in pieces:
+def _by_the_clock(pieces: Iterator[_Piece]) -> Iterator[tuple[np.ndarray, int]]:
+    """Pieces and their sample rates, with silence where one begins later than the one before ends, if the next does so as well.
+
+    Alone it says nothing: the timestamps of Vorbis are off wherever a short block follows a long one.
+    """
+    due_s: float | None = None
+    piece = next(pieces, None)
+    while piece is not None:
+        following = next(pieces, None)
+        length_s = len(piece.mono) / piece.rate_hz
         if piece.position is not None:
             begin_s = piece.position / piece.rate_hz
-            gap = 0 if end_s is None else round((begin_s - end_s) * piece.rate_hz)
-            for done in range(0, gap, PIECE):
-                yield np.zeros(min(PIECE, gap - done), dtype=np.float32), piece.rate_hz
-            end_s = begin_s + len(piece.mono) / piece.rate_hz
+            due_s = begin_s if due_s is None else due_s
+            if following is not None and following.position is not None:
+                gap_s = min(begin_s - due_s, following.position / following.rate_hz - due_s - length_s)
+                if gap_s > JITTER_S:
+                    gap = round(gap_s * piece.rate_hz)
+                    for done in range(0, gap, PIECE):
+                        yield np.zeros(min(PIECE, gap - done), dtype=np.float32), piece.rate_hz
+                    due_s += gap_s
         yield piece.mono, piece.rate_hz
+        due_s = None if due_s is None else due_s + length_s
+        piece = following
 
 
 def window_starts(length: int, samples: int, max_windows: int, overlap: float = 0.0) -> list[int]:

@@ -11,7 +11,7 @@ import math
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
@@ -87,6 +87,19 @@ class CueSheet:
         return self.tracks[max(begun - 1, 0)] if self.tracks else None
 
 
+Cue = TypeVar("Cue", PhotoCue, TrackCue)
+
+
+def rounded(sheet: CueSheet) -> CueSheet:
+    """The sheet as it will be read back."""
+    return replace(sheet, photos=tuple(map(_rounded, sheet.photos)), tracks=tuple(map(_rounded, sheet.tracks)))
+
+
+def _rounded(cue: Cue) -> Cue:
+    times: dict[str, Any] = {key: round(value, DECIMALS) for key, value in asdict(cue).items() if isinstance(value, float)}
+    return replace(cue, **times)
+
+
 def write(sheet: CueSheet, base: str | None) -> bytes:
     """The cue sheet as JSON; paths are relative to the folder `base`, which it will be in, or absolute."""
     rows = {"photos": [_photo_row(sheet, photo, base) for photo in sheet.photos], "tracks": [_row(track, base) for track in sheet.tracks]}
@@ -97,7 +110,15 @@ def write(sheet: CueSheet, base: str | None) -> bytes:
 def m3u_comments(sheet: CueSheet, base: str | None) -> tuple[list[str], list[list[str]]]:
     """The cue sheet as comments of an M3U8 playlist: lines for its head, and lines for each of the tracks, which stand before its entry."""
     head = [M3U_SHOW + json.dumps({"format": FORMAT, "space": sheet.space})]
-    lines = [[M3U_TRACK + json.dumps(_row(track, base))] for track in sheet.tracks]
+    lines = [
+        # VLC plays just that part; other players play the whole track.
+        [
+            f"#EXTVLCOPT:start-time={t.offset_s:.3f}",
+            f"#EXTVLCOPT:stop-time={t.offset_s + t.end_s - t.start_s:.3f}",
+            M3U_TRACK + json.dumps(_row(t, base)),
+        ]
+        for t in sheet.tracks
+    ]
     for photo in sheet.photos:
         foremost = sheet.heard(photo.start_s)
         where = head if foremost is None else lines[sheet.tracks.index(foremost)]
@@ -141,12 +162,8 @@ def _photo_row(sheet: CueSheet, photo: PhotoCue, base: str | None) -> dict[str, 
     return _row(photo, base) | {"track": place(foremost.path, base), "offset_s": round(offset_s, DECIMALS)}
 
 
-def _row(cue: PhotoCue | TrackCue, base: str | None) -> dict[str, Any]:
-    rounded = {key: round(value, DECIMALS) if isinstance(value, float) else value for key, value in asdict(cue).items()}
-    return rounded | {"path": place(cue.path, base)}
-
-
-Cue = TypeVar("Cue", PhotoCue, TrackCue)
+def _row(cue: Cue, base: str | None) -> dict[str, Any]:
+    return asdict(_rounded(cue)) | {"path": place(cue.path, base)}
 
 
 def _sheet(document: object, base: str) -> CueSheet:

@@ -3,9 +3,9 @@
 A photo is seen whole, before a blurred and darkened copy of itself where its shape is not that of the video, and slowly comes nearer or
 goes away. One fades into the next; the first comes from black and the last goes there. The same photos give the same frames.
 
-Nearly all of a video's time goes into its frames, so what is done for each of them is little: a photo is laid out once, a little larger
-than the video, as planes of luma and colour, and a frame is taken from these by one affine map with linear interpolation. That is smooth
-at any zoom because the luma plane has twice the pixels that there is detail for. Zooming the photos themselves would take ten times as long.
+What is done for each frame is little: a photo is laid out once, somewhat larger than the video, as planes of luma and colour, and a frame
+is taken from these by one affine map with linear interpolation. That is as sharp as bicubic interpolation, at any zoom, because the luma
+plane has twice the pixels that there is detail for.
 
 A frame is (3/2 height, width) uint8: the planes of yuv420p one after the other, BT.709, 16..235, colour sited as in MPEG-2.
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -127,7 +127,7 @@ def _eased(part: float) -> float:
     return part * part * (3.0 - 2.0 * part)
 
 
-def frames(photos: Sequence[PhotoCue], size: tuple[int, int], fps: int) -> Iterator[np.ndarray]:
+def frames(photos: Sequence[PhotoCue], size: tuple[int, int], fps: int) -> Generator[np.ndarray]:
     """All frames of the show. `size` is (width, height), even numbers.
 
     Frames are made ahead on one thread and photos on another, while the caller does something with the frames before. Raises

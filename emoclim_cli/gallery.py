@@ -132,7 +132,7 @@ def _template() -> tuple[Any, dict[str, str]]:
 
 
 def _policy(script: str, style: str) -> str:
-    """The page's Content-Security-Policy. `'self'` is for a page that a web server of the user's hands out, `file:` for one that is opened."""
+    """The page's Content-Security-Policy. `'self'` is for a page that comes from the user's web server, `file:` for one from the disk."""
 
     def only(text: str) -> str:
         return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
@@ -235,7 +235,7 @@ def _link(folder: str, base: str) -> str:
 
 
 def anchors(emotions: Sequence[str]) -> np.ndarray:
-    """(c, 2): the emotions evenly around the unit circle, x right, y down, in the order of the circumplex and turned as near to it as can be.
+    """(c, 2): the emotions evenly around the unit circle, x right, y down, in the order of the circumplex and turned to lie near it.
 
     So what is pleasant lies right, and what is aroused on top. Emotions that the circumplex does not know come last.
     """

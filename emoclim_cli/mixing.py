@@ -39,7 +39,7 @@ MOST_GAIN_DB = 30.0
 CLOSE_LU = 0.2
 """As near to the target as the ear needs, and nearer than 0.5."""
 
-LIMIT_DB = -1.5
+LIMIT_DB = -2.0
 """Where the limiter begins: between two samples the music may go higher than they do."""
 
 STEP_DB = 0.1
@@ -180,11 +180,15 @@ def _sound(path: str, offset: int, length: int) -> Generator[np.ndarray]:
             frames = _frames(track, begin)
             if frames is not None:
                 yield from _first(_unbroken(offset, _resampled(frames)), length)
-                if isinstance(track.lost, OSError):
-                    raise track.lost
-                track.finite = True  # what is no number is silent here, and nothing to refuse a track for
-                track.check()
+                _check(track)
                 return
+
+
+def _check(track: Track) -> None:
+    if isinstance(track.lost, OSError):  # not the end of the file: the disk
+        raise track.lost
+    track.finite = True  # what is no number is silent here, and nothing to refuse a track for
+    track.check()
 
 
 def _frames(track: Track, offset: int) -> Iterator[Placed] | None:
@@ -224,7 +228,8 @@ def _without(frame: av.AudioFrame, samples: int) -> av.AudioFrame:
     if samples <= 0:
         return frame
     width = 1 if frame.format.is_planar else frame.layout.nb_channels
-    rest = av.AudioFrame.from_ndarray(np.ascontiguousarray(frame.to_ndarray()[:, samples * width :]), frame.format.name, frame.layout.name)
+    later = np.ascontiguousarray(frame.to_ndarray()[:, samples * width :])
+    rest = av.AudioFrame.from_ndarray(later, frame.format.name, frame.layout.name)
     rest.sample_rate = frame.sample_rate
     return rest
 
@@ -232,9 +237,9 @@ def _without(frame: av.AudioFrame, samples: int) -> av.AudioFrame:
 def _placed(track: Track, frames: Iterable[av.AudioFrame], origin: int | None, settled_s: float) -> Iterator[Placed]:
     """Frames with their places; `origin` is the timestamp of the beginning.
 
-    Frames follow each other; their timestamps say where the first one is, and where sound is missing. A single one that is off says nothing:
-    in Vorbis, it is where a short block follows a long one. After `settled_s` the clock may not go back, as it does where one file was
-    appended to another; nor does it count where the sample rate is another. There the sound goes on.
+    Frames follow each other; their timestamps say where the first one is, and where sound is missing. A single timestamp that is off says
+    nothing: in Vorbis it is, wherever a short block follows a long one. After `settled_s` none moves the sound back, as it would where one
+    file was appended to another, and none counts where the sample rate is another than in the beginning.
     """
     due_s: float | None = None
     rate_hz, late_s = 0, 0.0
@@ -247,11 +252,8 @@ def _placed(track: Track, frames: Iterable[av.AudioFrame], origin: int | None, s
         elif origin is not None:
             before_s, late_s = late_s, (frame.pts - origin) * track.tick_s - due_s
             step_s = min(before_s, late_s, key=abs)
-            if before_s * late_s > 0 and abs(step_s) > JITTER_S:
-                if step_s > 0 or due_s < settled_s:
-                    due_s += step_s
-                else:
-                    origin += round(step_s / track.tick_s)
+            if step_s > JITTER_S or (step_s < -JITTER_S and due_s < settled_s):
+                due_s += step_s
                 late_s -= step_s
         yield due_s, frame
         due_s += frame.samples / frame.sample_rate

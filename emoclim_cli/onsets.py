@@ -74,14 +74,23 @@ def heard_strength(audio: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(near, onset_strength(decibels), 0.0), decibels
 
 
+def loudest(audio: np.ndarray) -> float:
+    """The largest absolute value."""
+    return float(max(audio.max(), -audio.min()))
+
+
 def _mel(audio: np.ndarray) -> np.ndarray:
-    """(s,) to the power (t, m), block by block: all frames at once would take many times the memory of the track."""
+    """(s,) to the power (t, m) it has when its loudest sample is 1.
+
+    Block by block: all frames at once would take many times the memory of the track.
+    """
     filters = mel_filters(RATE_HZ, N_FFT, MELS, 0.0, RATE_HZ / 2)
-    padded = np.pad(audio / np.abs(audio).max(), N_FFT // 2)
+    padded = np.pad(audio, N_FFT // 2)
     power = np.empty((1 + len(audio) // HOP, MELS), dtype=np.float32)
     for begin in range(0, len(power), BLOCK):
         block = padded[None, begin * HOP : (begin + BLOCK - 1) * HOP + N_FFT]
         power[begin : begin + BLOCK] = mel_power(block, filters, n_fft=N_FFT, window=N_FFT, hop=HOP, centred=False)[0]
+    power /= loudest(audio) ** 2
     return power
 
 

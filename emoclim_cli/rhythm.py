@@ -22,12 +22,12 @@ from emoclim_cli import onsets
 from emoclim_cli.audio import read_track, read_windows
 from emoclim_cli.errors import MediaError, UsageError
 from emoclim_cli.media import check_file, item_id
-from emoclim_cli.onsets import FRAME_S, HOP, RANGE_DB, RATE_HZ, SOUND_DB, STRONG_DB, around
+from emoclim_cli.onsets import FRAME_S, HOP, RANGE_DB, RATE_HZ, SOUND_DB, STRONG_DB, around, loudest
 from emoclim_cli.outputs import write_atomically
 
 PULSE_S = 30.0
 MAX_TRACK_S = 1800.0
-"""What is later in a track is left alone: half an hour has parts enough, and takes 0.4 GB."""
+"""What is later in a track is left alone: half an hour has parts enough, and takes 0.6 GB."""
 
 SILENT = 1e-4
 """A track whose loudest sample is softer has no sound (-80 dB of full scale)."""
@@ -95,7 +95,7 @@ def tempo_distance(a_bpm: np.ndarray | float, b_bpm: np.ndarray | float) -> np.n
 def _pulse(path: str) -> Pulse:
     windows = read_windows(path, sample_rate_hz=RATE_HZ, window_s=PULSE_S, max_windows=1)
     audio = windows.audio[0, : math.ceil(windows.duration_s * RATE_HZ)]  # a shorter track is repeated there
-    if np.abs(audio).max() < SILENT:
+    if loudest(audio) < SILENT:
         return Pulse(0.0, 0.0)
     strength, _ = onsets.heard_strength(audio)
     return Pulse(onsets.tempo_bpm(onsets.period_of(strength)), float(strength.mean()))
@@ -104,7 +104,7 @@ def _pulse(path: str) -> Pulse:
 def _analyse(path: str) -> Rhythm:
     audio = read_track(path, sample_rate_hz=RATE_HZ, max_s=MAX_TRACK_S)
     duration_s = len(audio) / RATE_HZ
-    if np.abs(audio).max() < SILENT:
+    if loudest(audio) < SILENT:
         nothing = np.empty(0)
         return Rhythm(duration_s, 0.0, nothing, nothing, nothing, np.array([0.0, duration_s]), np.ones(2))
     strength, decibels = onsets.heard_strength(audio)
@@ -156,7 +156,7 @@ CHANGE_DB = 2.5, 9.0
 CLEAREST = 0.7
 """The calm of a boundary that is no quiet point."""
 WAIT_S = 2.0
-"""After a quiet point, an attack is waited for so long."""
+"""After a quiet point, an attack is waited for so long, or until the music is back."""
 LEAD_S = 0.01
 """A break is so long before its attack, so that nothing of it is lost."""
 APART_S = 1.0
@@ -166,42 +166,53 @@ APART_S = 1.0
 def _breaks(audio: np.ndarray, decibels: np.ndarray, onsets_s: np.ndarray, strengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(p,) seconds, and how calm each is: quiet points, boundaries of sections, and the ends of the sound."""
     first_s, last_s = _sound(audio)
-    quiet_s, quiet = _valleys(audio)
+    quiet_s, rise_s, quiet = _valleys(audio)
     change_s, change = _boundaries(decibels)
-    quiet_s = np.array([_entry(time_s, onsets_s) for time_s in quiet_s])
+    entry_s = np.array([_entry(*span_s, onsets_s) for span_s in zip(quiet_s, rise_s, strict=True)])
     change_s = np.array([_strongest(time_s, onsets_s, strengths) for time_s in change_s])
-    times_s, calm = np.concatenate([quiet_s, change_s]), np.concatenate([quiet, change])
+    long = entry_s - quiet_s > WAIT_S  # such a pause is left where it begins, and entered where it ends
+    times_s = np.concatenate([entry_s, quiet_s[long], change_s])
+    calm = np.concatenate([quiet, quiet[long], change])
     inside = (times_s > first_s + APART_S) & (times_s < last_s - APART_S)
     times_s, calm = _distinct(times_s[inside], calm[inside], APART_S)
     return np.concatenate([[first_s], times_s, [last_s]]), np.concatenate([[1.0], calm, [1.0]])
 
 
-def _entry(time_s: float, onsets_s: np.ndarray) -> float:
-    """Just before the first attack from a quiet point on, or the point itself where none follows soon."""
-    after = int(np.searchsorted(onsets_s, time_s))
-    return float(onsets_s[after]) - LEAD_S if after < len(onsets_s) and onsets_s[after] - time_s <= WAIT_S else time_s
+def _entry(quiet_s: float, rise_s: float, onsets_s: np.ndarray) -> float:
+    """Just before the first attack after a quiet point, or the point itself where the music does not come back with one."""
+    after = int(np.searchsorted(onsets_s, quiet_s))
+    if after < len(onsets_s) and onsets_s[after] <= max(quiet_s + WAIT_S, rise_s + LEVEL_S):
+        return float(onsets_s[after]) - LEAD_S
+    return quiet_s
 
 
 def _strongest(time_s: float, onsets_s: np.ndarray, strengths: np.ndarray) -> float:
     """Just before the strongest attack near a boundary, or the boundary itself where there is none."""
-    near = np.flatnonzero(np.abs(onsets_s - time_s) <= APART_S)
-    return float(onsets_s[near[strengths[near].argmax()]]) - LEAD_S if len(near) else time_s
+    off_s = np.abs(onsets_s - time_s)
+    worth = np.where(off_s <= APART_S, strengths - off_s / APART_S / 2, -np.inf)
+    return float(onsets_s[worth.argmax()]) - LEAD_S if (off_s <= APART_S).any() else time_s
+
+
+def _blocks(audio: np.ndarray, size: int) -> np.ndarray:
+    """(s,) to (blocks, size), silent at the end."""
+    return np.pad(audio, (0, -len(audio) % size)).reshape(-1, size)
 
 
 def _sound(audio: np.ndarray) -> tuple[float, float]:
     """When the first sound begins and the last one ends, in blocks of 6 ms."""
     size = 128
-    padded = np.pad(audio, (0, -len(audio) % size))
-    peaks = np.abs(padded.reshape(-1, size)).max(axis=1)
+    blocks = _blocks(audio, size)
+    peaks = np.maximum(blocks.max(axis=1), -blocks.min(axis=1))
     heard = np.flatnonzero(peaks >= peaks.max() * 10 ** (SOUND_DB / 20))
     return heard[0] * size / RATE_HZ, min((heard[-1] + 1) * size, len(audio)) / RATE_HZ
 
 
-def _valleys(audio: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where the level is lower than at all times near, and 0..1: how far below the surroundings."""
-    blocks = np.square(np.pad(audio, (0, -len(audio) % HOP)).reshape(-1, HOP)).mean(axis=1)
+def _valleys(audio: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where the level is lower than at all times near, where it has come half-way back, and 0..1: how far below the surroundings it is."""
+    blocks = _blocks(audio, HOP)
+    squares = np.einsum("ij,ij->i", blocks, blocks) / HOP
     size = round(LEVEL_S / FRAME_S) | 1
-    power = np.convolve(np.pad(blocks, size // 2, mode="edge"), np.full(size, 1.0 / size), mode="valid")
+    power = np.convolve(np.pad(squares, size // 2, mode="edge"), np.full(size, 1.0 / size), mode="valid")
     level = 10.0 * np.log10(np.maximum(power, power.max() * 10 ** (-RANGE_DB / 10)))
     reach = round(VALLEY_S / FRAME_S)
     near = around(level, reach, reach, np.inf)
@@ -210,8 +221,10 @@ def _valleys(audio: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     found = np.flatnonzero(lowest)
     wide = around(level, 2 * reach, 2 * reach, np.nan)[found]
     depth = np.nanpercentile(wide, 75, axis=1) - level[found] if len(found) else np.empty(0)
-    deep = depth >= SHALLOW_DB
-    return (found[deep] + 0.5) * FRAME_S, np.clip(depth[deep] / DEEP_DB, 0.0, 1.0)
+    found, depth = found[depth >= SHALLOW_DB], depth[depth >= SHALLOW_DB]
+    half = level[found] + depth / 2
+    risen = np.array([begin + np.argmax(np.append(level[begin:], np.inf) > top) for begin, top in zip(found, half, strict=True)])
+    return (found + 0.5) * FRAME_S, risen * FRAME_S, np.clip(depth / DEEP_DB, 0.0, 1.0)
 
 
 def _boundaries(decibels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

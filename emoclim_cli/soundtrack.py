@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from emoclim_cli import assignment, mixing, rhythm, timing
-from emoclim_cli.cues import CueSheet, PhotoCue, TrackCue
+from emoclim_cli.cues import CueSheet, PhotoCue, TrackCue, rounded
 from emoclim_cli.errors import LibraryError, UnreadableMedia
 from emoclim_cli.library import Library
 from emoclim_cli.matching import check_space
@@ -62,8 +62,8 @@ class Slot:
     first: int
     stop: int
     """Photos first to stop - 1."""
-    emotions: np.ndarray
-    """Probability of each emotion, the mean over the slot's photos."""
+    emotion: str
+    """The likeliest, by the mean of its photos' probabilities."""
 
     def planned_s(self, photo_s: float) -> float:
         return (self.stop - self.first) * photo_s
@@ -90,8 +90,6 @@ class Tracks:
 class Show:
     sheet: CueSheet
     slots: tuple[Slot, ...]
-    emotions: tuple[str, ...]
-    """The likeliest of each slot."""
     skipped: tuple[tuple[str, str], ...]
     """(path, reason) of photos that are left out."""
     notes: tuple[str, ...]
@@ -140,8 +138,7 @@ def compose(
                 raise LibraryError(f"none of the music in the library can be played; {notes[-1]}", "emoclim index") from error
             continue
         notes += _remarks(slots, chosen, rhythms, settings, len(tracks.items))
-        emotions = tuple(space.emotions[int(slot.emotions.argmax())] for slot in slots)
-        return Show(sheet, tuple(slots), emotions, shots.skipped, tuple(notes))
+        return Show(sheet, tuple(slots), shots.skipped, tuple(notes))
 
 
 def tracks_of(library: Library) -> Tracks:
@@ -165,7 +162,7 @@ def slots_of(space: EmotionSpace, shots: Shots, settings: Settings, durations_s:
     for scene, (first, stop) in enumerate(pairwise(edges), 1):
         parts = _parts((stop - first) * settings.photo_s, settings.crossfade_s, durations_s, stop - first)
         for low, high in pairwise(np.linspace(first, stop, parts + 1).round().astype(int).tolist()):
-            slots.append(Slot(scene, low, high, probabilities[low:high].mean(axis=0)))
+            slots.append(Slot(scene, low, high, space.emotions[int(probabilities[low:high].mean(axis=0).argmax())]))
     return slots
 
 
@@ -289,11 +286,11 @@ def cue_sheet(
     fades = [0.0, *np.minimum(PHOTO_FADE_S, np.minimum(lengths[:-1], lengths[1:])).tolist()]
     names = [space.emotions[i] for i in nearest.tolist()]
     photos = map(PhotoCue, shots.paths, starts, [*starts[1:], total_s], fades, scene_of, names)
-    return CueSheet(tuple(photos), tuple(_track_cues(spans, rhythms, settings.crossfade_s, total_s)), space.name)
+    return rounded(CueSheet(tuple(photos), tuple(_track_cues(spans, rhythms, settings.crossfade_s, total_s)), space.name))
 
 
 def _track_cues(spans: Sequence[_Span], rhythms: Mapping[MediaItem, Rhythm], crossfade_s: float, total_s: float) -> list[TrackCue]:
-    """Spans with their fades: each begins half a crossfade before it is in front, and ends half a one after, as far as the track reaches."""
+    """Spans with fades: each begins half a crossfade before it is in front and ends half a one after it, as far as the track reaches."""
     cues = []
     for i, span in enumerate(spans):
         length_s = span.end_s - span.start_s

@@ -50,9 +50,11 @@ OWNERS = {
         "torch_checkpoints",
         "tuning",
     },
-    "scipy": {"spectrograms"},
-    "av": {"audio", "mixing"},
+    "scipy": {"gallery", "spectrograms"},
+    "av": {"audio", "mixing", "slideshow"},
+    "cv2": {"frames"},
     "PIL": {"photos", "tags"},
+    "jinja2": {"gallery"},
     "pillow_heif": {"photos", "tags"},
     "rawpy": {"photos"},
     "mutagen": {"tags"},
@@ -99,7 +101,7 @@ TORCH_THROUGHOUT = (
 """What imports torch, or one that does, before it is needed."""
 
 HEAVY = (
-    *("numpy", "torch", "lancedb", "pyarrow", "onnxruntime", "onnx", "scipy", "av", "PIL", "mutagen", "safetensors"),
+    *("numpy", "torch", "lancedb", "pyarrow", "onnxruntime", "onnx", "scipy", "av", "cv2", "PIL", "mutagen", "safetensors"),
     *("matplotlib", "sklearn"),
 )
 

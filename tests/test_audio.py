@@ -29,7 +29,7 @@ from media_makers import damaged_copies, make_photo, make_tone, picture, tone
 from scipy.signal import resample_poly
 
 from emoclim_cli import audio
-from emoclim_cli.audio import AudioWindows, formats, read_windows, window_starts
+from emoclim_cli.audio import AudioWindows, formats, read_track, read_windows, window_starts
 from emoclim_cli.errors import UnreadableMedia
 from emoclim_cli.photos import read_photo
 
@@ -310,16 +310,20 @@ def test_joined_frames_miss_no_sample(tmp_path: Path, codec: str, channels: int,
     assert [piece.position for piece in pieces] == [0, *ends[:-1]]
 
 
-def test_a_gap_in_the_clock_stays_a_gap(tmp_path: Path) -> None:
-    """Half a second that a recorder lost: what follows is not moved to where the gap began."""
-    make_tone(tmp_path / "a.mka", 20.0, rate_hz=16000, channels=1)
-    whole, _ = decoded_whole(tmp_path / "a.mka")
-    with av.open(str(tmp_path / "a.mka")) as source, av.open(str(tmp_path / "b.mka"), "w") as target:
+def with_a_gap(path: Path, to: Path) -> None:
+    with av.open(str(path)) as source, av.open(str(to), "w") as target:
         stream = target.add_stream_from_template(source.streams.audio[0])
         for packet in source.demux(audio=0):
             if packet.size and not 7.25 <= packet.pts * packet.time_base < 7.75:
                 packet.stream = stream
                 target.mux(packet)
+
+
+def test_a_gap_in_the_clock_stays_a_gap(tmp_path: Path) -> None:
+    """Half a second that a recorder lost: what follows is not moved to where the gap began."""
+    make_tone(tmp_path / "a.mka", 20.0, rate_hz=16000, channels=1)
+    whole, _ = decoded_whole(tmp_path / "a.mka")
+    with_a_gap(tmp_path / "a.mka", tmp_path / "b.mka")
     windows = read_by(audio._windows_by_seeking, tmp_path / "b.mka", 16000, 32000, 4)
     assert windows.starts_s[1] == pytest.approx(6.5, abs=0.01)
     begin = round(windows.starts_s[1] * 16000)
@@ -327,6 +331,43 @@ def test_a_gap_in_the_clock_stays_a_gap(tmp_path: Path) -> None:
     lost = window == 0.0
     assert lost.sum() == pytest.approx(8000, abs=4608)
     assert np.abs(window - there)[~lost].max() < 1e-3
+
+
+# -- the whole of a track
+
+
+@pytest.mark.parametrize("name", ["a.mp3", "a.m4a", "b.m4a", "a.flac", "a.ogg", "a.opus", "a.wav", "a.mka"])
+def test_a_whole_track(tracks: Path, name: str) -> None:
+    whole, rate_hz = decoded_whole(tracks / name)
+    track = read_track(str(tracks / name), sample_rate_hz=rate_hz, max_s=60)
+    assert track.shape == whole.shape
+    assert track.dtype == np.float32
+    assert np.corrcoef(track, whole)[0, 1] > (0.995 if name == "a.m4a" else 0.9999)
+    begun = read_track(str(tracks / name), sample_rate_hz=rate_hz, max_s=1.5)
+    assert begun.shape == (round(1.5 * rate_hz),)
+    assert np.corrcoef(begun, track[: len(begun)])[0, 1] > (0.995 if name == "a.m4a" else 0.9999)
+    assert len(read_track(str(tracks / name), sample_rate_hz=16000, max_s=60)) == pytest.approx(len(whole) * 16000 / rate_hz, abs=2)
+
+
+def test_a_gap_in_the_clock_of_a_whole_track(tmp_path: Path) -> None:
+    """As in the windows: what follows is not moved to where the gap began."""
+    make_tone(tmp_path / "a.mka", 20.0, rate_hz=16000, channels=1)
+    whole, _ = decoded_whole(tmp_path / "a.mka")
+    with_a_gap(tmp_path / "a.mka", tmp_path / "b.mka")
+    track = read_track(str(tmp_path / "b.mka"), sample_rate_hz=16000, max_s=60)
+    assert len(track) == pytest.approx(len(whole), abs=16)
+    lost = track[: len(whole)] == 0.0
+    assert lost.sum() == pytest.approx(8000, abs=4608)
+    assert np.corrcoef(track[: len(whole)][~lost], whole[: len(track)][~lost])[0, 1] > 0.99  # of a clock of whole milliseconds
+    assert len(read_track(str(tmp_path / "b.mka"), sample_rate_hz=16000, max_s=7.5)) == 7.5 * 16000
+
+
+def test_a_whole_track_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "a.mp3").write_bytes(bytes(1000))
+    make_tone(tmp_path / "a.wav", samples=np.full((1, 16000), 3.0, dtype=np.float32), rate_hz=16000, codec="pcm_f32le")
+    for name in ("a.mp3", "absent.mp3"):
+        assert reason(lambda name=name: read_track(str(tmp_path / name), sample_rate_hz=16000, max_s=60))
+    assert np.abs(read_track(str(tmp_path / "a.wav"), sample_rate_hz=16000, max_s=60)).max() == 1.0
 
 
 def test_a_number_of_channels_that_changes(tmp_path: Path) -> None:

@@ -162,7 +162,6 @@
     $("status").textContent = `${counted(shownPhotos, "photo", "photos")} and ${counted(shownTracks, "track", "tracks")} shown`;
     state.trail = [];
     search();
-    changed();
   }
 
   function showChips(counts) {
@@ -196,6 +195,7 @@
   function search() {
     const query = folded($("search").value.trim());
     state.words = query.split(/\s+/).filter(Boolean);
+    layer.stale = true;
     if (!state.words.length) {
       found.fill(1);
       showResults([], 0, 0);
@@ -215,6 +215,11 @@
     const all = best.flat();
     showResults(all.slice(0, RESULTS), all.length, hidden);
     changed();
+  }
+
+  function clearSearch() {
+    $("search").value = "";
+    search();
   }
 
   function showResults(items, total, hidden) {
@@ -269,10 +274,8 @@
     } else if (event.key === "Escape") {
       event.preventDefault();
       event.stopPropagation();
-      if ($("search").value) {
-        $("search").value = "";
-        search();
-      } else $("map").focus();
+      if ($("search").value) clearSearch();
+      else $("map").focus();
     }
   });
   document.addEventListener("pointerdown", (event) => {
@@ -314,8 +317,8 @@
       openTab("item");
       $("panel-item").scrollTop = 0;
       const outside = X[i] < left() || X[i] > right() || Y[i] < top() || Y[i] > bottom();
-      if (go) flyTo(X[i], Y[i], Math.max(view.scale, closeUp()));
-      else if ((show || trail) && outside) flyTo(X[i], Y[i], view.scale);
+      const scale = go ? Math.max(view.scale, closeUp()) : view.scale;
+      if (scale > view.scale || ((go || show || trail) && outside)) flyTo(X[i], Y[i], scale);
       announce(`Selected: ${spoken(i)}`);
     }
     changed();
@@ -531,12 +534,12 @@
     if (Number.isFinite(audio.duration)) audio.currentTime = ($("player-seek").value / 1000) * audio.duration;
   });
 
-  /** What Space does: go on or pause; or else play the selected track, or the best one of the selected photo. */
+  /** What Space does: plays or pauses the selected track, one of the selected photo's, or else what was played last. */
   function playOrPause() {
     const i = state.selected;
-    if (state.playing >= 0) play(state.playing);
-    else if (i >= 0 && !isPhoto(i)) play(i);
-    else if (i >= 0 && matches(i).length) play(matches(i)[0][0]);
+    const wanted = i < 0 ? [] : isPhoto(i) ? matches(i).map(([track]) => track) : [i];
+    const track = wanted.includes(state.playing) ? state.playing : wanted[0] ?? state.playing;
+    if (track >= 0) play(track);
   }
 
   // --- the map: where one looks --------------------------------------------------------------------------------------------------------
@@ -672,7 +675,7 @@
   // --- the map: drawing ----------------------------------------------------------------------------------------------------------------
 
   let colours = [], ink = "", page = "", quiet = "", line = "";
-  let backdrop = null, sprites = { key: "" };
+  let backdrop = null;
   let placed = []; // the thumbnails on the screen: item, x, y, w, h
   let hovered = -1;
 
@@ -683,7 +686,7 @@
     const style = getComputedStyle(document.documentElement);
     [ink, page, quiet, line] = ["--ink", "--page", "--quiet", "--line"].map((name) => style.getPropertyValue(name).trim());
     backdrop = null;
-    sprites.key = "";
+    layer.stale = true;
     invalidate();
   }
 
@@ -708,41 +711,22 @@
 
   function radius() {
     const apart = 1.5 * reach / Math.sqrt(Math.max(shownPhotos + shownTracks, 40)) * fitScale;
-    const step = clamp(clamp(apart * 0.27, 1.7, 6) * (view.scale / fitScale) ** 0.3, 1.7, 8);
+    const step = clamp(clamp(apart * 0.27, 1.3, 6) * (view.scale / fitScale) ** 0.35, 1.3, 8);
     return Math.round(step * 4) / 4;
   }
 
+  /** Adds a photo's circle or a track's triangle to a path. */
   function trace(paint, x, y, r, photo) {
-    paint.beginPath();
-    if (photo) paint.arc(x, y, r, 0, 7);
-    else {
+    if (photo) {
+      paint.moveTo(x + r, y);
+      paint.arc(x, y, r, 0, 7);
+    } else {
       const s = r * 1.5;
       paint.moveTo(x, y - s);
       paint.lineTo(x + s * 0.9, y + s * 0.62);
       paint.lineTo(x - s * 0.9, y + s * 0.62);
       paint.closePath();
     }
-  }
-
-  /** One small picture of each emotion's photo and track, which are then copied to thousands of places. */
-  function makeSprites(r) {
-    const key = `${r} ${pixels} ${page}`;
-    if (sprites.key === key) return;
-    const size = Math.ceil(r * 3.2) + 4;
-    sprites = { key, size, of: [] };
-    colours.forEach((colour) => {
-      for (const photo of [true, false]) {
-        const sprite = surface(size * pixels, size * pixels), paint = sprite.getContext("2d");
-        paint.scale(pixels, pixels);
-        trace(paint, size / 2, size / 2, r, photo);
-        paint.lineWidth = clamp(r * 0.4, 0.8, 1.6);
-        paint.strokeStyle = page;
-        paint.stroke();
-        paint.fillStyle = colour;
-        paint.fill();
-        sprites.of.push(sprite);
-      }
-    });
   }
 
   function frame(now) {
@@ -758,6 +742,7 @@
       pixels = devicePixelRatio;
       canvas.width = Math.round(width * pixels);
       canvas.height = Math.round(height * pixels);
+      layer.stale = true;
     }
     context.setTransform(pixels, 0, 0, pixels, 0, 0);
     context.clearRect(0, 0, width, height);
@@ -769,32 +754,73 @@
       context.drawImage(backdrop, toScreenX(-glow), toScreenY(-glow), 2 * glow * view.scale, 2 * glow * view.scale);
       context.globalAlpha = 1;
     }
-    makeSprites(radius());
-    drawDots(true);
-    drawLinks();
-    drawThumbnails();
-    drawDots(false); // the tracks: there are fewer of them
+    const size = thumbnailSize();
+    placed = [];
+    if (size) {
+      drawDots(context, true, 0);
+      drawLinks();
+      drawThumbnails(size);
+      drawDots(context, false, 0);
+    } else {
+      drawLayer();
+      drawLinks();
+    }
     drawRings();
     drawNames();
     if (canvas.matches(":focus-visible")) drawCross();
   }
 
-  function drawDots(photos) {
-    const { size, of } = sprites, half = size / 2, chosen = [];
-    const put = (i) => context.drawImage(of[2 * data.emotion[i] + (photos ? 0 : 1)], toScreenX(X[i]) - half, toScreenY(Y[i]) - half, size, size);
-    if (state.words.length) context.globalAlpha = 0.13;
-    eachInView(half, (i) => {
-      if (isPhoto(i) !== photos) return;
-      if (state.words.length && found[i]) chosen.push(i);
-      else put(i);
+  /** Every photo or every track in view as a dot: one path for each emotion, what is not searched for faint and below. */
+  function drawDots(paint, photos, margin) {
+    const r = radius(), plain = names.map(() => []), chosen = names.map(() => []);
+    eachInView(margin + 2 * r, (i) => {
+      if (isPhoto(i) === photos) (state.words.length && found[i] ? chosen : plain)[data.emotion[i]].push(i);
     });
-    context.globalAlpha = 1;
-    chosen.forEach(put);
+    const fill = (items, radius, colour) => {
+      paint.beginPath();
+      for (const i of items) trace(paint, toScreenX(X[i]), toScreenY(Y[i]), radius, photos);
+      paint.fillStyle = colour;
+      paint.fill();
+    };
+    for (const [groups, alpha] of [[plain, state.words.length ? 0.15 : 1], [chosen, 1]]) {
+      paint.globalAlpha = alpha;
+      groups.forEach((items, e) => {
+        if (r > 2.2 && alpha === 1) fill(items, r + 1, page); // sets them off from others
+        fill(items, r, colours[e]);
+      });
+    }
+    paint.globalAlpha = 1;
+  }
+
+  // Far out, thousands of dots are drawn once, in a picture larger than the map, which then moves and grows with it until it comes to rest.
+  const layer = { canvas: surface(1, 1), stale: true, x0: 0, y0: 0, x1: 0, y1: 0, scale: 0 };
+  let settling = 0;
+
+  function drawLayer() {
+    const covers = layer.x0 <= Math.max(left(), -reach) && layer.x1 >= Math.min(right(), reach)
+      && layer.y0 <= Math.max(top(), -reach) && layer.y1 >= Math.min(bottom(), reach);
+    if (layer.stale || !covers || COUNT < 2000) paintLayer();
+    else if (layer.scale !== view.scale) {
+      clearTimeout(settling);
+      settling = setTimeout(() => { layer.stale = true; invalidate(); }, 120);
+    }
+    context.drawImage(layer.canvas, toScreenX(layer.x0), toScreenY(layer.y0), (layer.x1 - layer.x0) * view.scale, (layer.y1 - layer.y0) * view.scale);
+  }
+
+  function paintLayer() {
+    const margin = Math.round(0.3 * Math.max(width, height));
+    Object.assign(layer, { stale: false, scale: view.scale, x0: toWorldX(-margin), y0: toWorldY(-margin), x1: toWorldX(width + margin), y1: toWorldY(height + margin) });
+    layer.canvas.width = (width + 2 * margin) * pixels;
+    layer.canvas.height = (height + 2 * margin) * pixels;
+    const paint = layer.canvas.getContext("2d");
+    paint.setTransform(pixels, 0, 0, pixels, margin * pixels, margin * pixels);
+    drawDots(paint, true, margin);
+    drawDots(paint, false, margin); // the tracks: there are fewer of them
   }
 
   function drawLinks() {
     const from = state.selected;
-    if (from < 0) return;
+    if (from < 0 || !shown[from]) return;
     context.strokeStyle = ink;
     context.lineWidth = 1;
     context.globalAlpha = 0.45;
@@ -808,11 +834,14 @@
     context.globalAlpha = 1;
   }
 
-  /** Thumbnails where there is room: the first photos win, so that what is shown does not depend on where one came from. */
-  function drawThumbnails() {
-    placed = [];
+  /** In screen pixels; 0: there is no room for any. */
+  function thumbnailSize() {
     const size = Math.min(MOST_THUMBNAIL, Math.round(0.7 * spacing() * view.scale));
-    if (size < LEAST_THUMBNAIL || !shownPhotos) return;
+    return size < LEAST_THUMBNAIL || !shownPhotos ? 0 : size;
+  }
+
+  /** Thumbnails where there is room: the first photos win, so that what is shown does not depend on where one came from. */
+  function drawThumbnails(size) {
     const candidates = [];
     eachInView(size, (i) => { if (isPhoto(i) && found[i]) candidates.push(i); });
     const first = new Set(state.selected < 0 ? [] : [state.selected, ...matches(state.selected).map(([i]) => i)]);
@@ -854,17 +883,19 @@
         context.lineWidth = wide;
         if (box) context.strokeRect(box.x - 1, box.y - 1, box.w + 2, box.h + 2);
         else {
+          context.beginPath();
           trace(context, x, y, r + 3.5, isPhoto(i));
           context.stroke();
         }
       }
       if (!box) {
+        context.beginPath();
         trace(context, x, y, r + 1, isPhoto(i));
         context.fillStyle = colours[data.emotion[i]];
         context.fill();
       }
     };
-    if (state.selected >= 0) for (const [i] of matches(state.selected)) ring(i, quiet, 1.5);
+    if (shown[state.selected]) for (const [i] of matches(state.selected)) ring(i, quiet, 1.5);
     ring(state.playing, quiet, 2.5);
     ring(hovered, ink, 1.5);
     ring(state.selected, ink, 2.5);
@@ -998,12 +1029,19 @@
     if (best >= 0) select(best);
   }
 
+  /** One thing at a time: the selection, the search, the filter. */
+  function clear() {
+    if (state.selected >= 0) select(-1);
+    else if (state.words.length) clearSearch();
+    else if (state.emotions.size) clearEmotions();
+  }
+
   const pan = (dx, dy) => { flight = null; moveTo(view.x + dx / view.scale, view.y + dy / view.scale, view.scale); };
   const KEYS = {
     "/": () => { $("search").focus(); $("search").select(); },
     "+": () => zoom(1.4), "=": () => zoom(1.4), "-": () => zoom(1 / 1.4), "0": fit,
     n: () => neighbour(1), p: () => neighbour(-1), " ": playOrPause,
-    Escape: () => (state.selected >= 0 ? select(-1) : state.emotions.size && clearEmotions()),
+    Escape: clear,
   };
   const MAP_KEYS = { ArrowLeft: () => pan(-60, 0), ArrowRight: () => pan(60, 0), ArrowUp: () => pan(0, -60), ArrowDown: () => pan(0, 60), Enter: enter };
 
