@@ -87,7 +87,8 @@ class Plan:
 
 
 def frame_count(photos: Sequence[PhotoCue], fps: int) -> int:
-    return round(photos[-1].end_s * fps)
+    """At least one, though the show may be shorter than that."""
+    return max(1, round(photos[-1].end_s * fps))
 
 
 def plans(photos: Sequence[PhotoCue], fps: int) -> Iterator[Plan]:

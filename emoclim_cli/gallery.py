@@ -1,6 +1,6 @@
 """The gallery: the whole library as one page that needs nothing but a browser, with thumbnails inside and tracks linked.
 
-The page is templates/gallery.html with gallery.css and gallery.js put into it. What comes from files reaches it in two ways only: as JSON
+The page is templates/gallery.html with gallery.css and the SCRIPTS put into it. What comes from files reaches it in two ways only: as JSON
 in which nothing can end a script (`tojson`), and as base64. Its Content-Security-Policy forbids the network, and any script but its own.
 Shape letters: n items (photos, then tracks), p photos, t tracks, e emotion dim, c emotions, k matches.
 """
@@ -63,6 +63,8 @@ NO_COLOUR = ("#777777", "#999999")
 """Of an emotion that only somebody else's space knows."""
 
 TEMPLATES = Path(__file__).parent / "templates"
+SCRIPTS = ("items.js", "panel.js", "map.js", "drawing.js", "controls.js")
+"""Parts of one function, in this order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +86,10 @@ class _Shown:
     """(n,) content digests."""
 
 
-def write(library: Library, space: EmotionSpace, file: str, *, jobs: int = 2, progress: Callable[[int], None] | None = None) -> Written:
-    """Writes the page, whole or not at all. `space` is the library's; `jobs` threads make thumbnails, `progress` hears how many are done.
+def write(
+    library: Library, space: EmotionSpace, file: str, *, jobs: int = 2, progress: Callable[[int, int], None] | None = None
+) -> Written:
+    """Writes the page, whole or not at all. `space` is the library's; `jobs` threads make thumbnails; `progress` hears how many of all.
 
     A photo that cannot be read any more has no thumbnail. Raises LibraryError where nothing is indexed; UsageError, and MediaError where
     the disk refuses, as `outputs.replacing` does.
@@ -102,7 +106,7 @@ def write(library: Library, space: EmotionSpace, file: str, *, jobs: int = 2, pr
         **own,
         title=f"{len(photo.items):,} photos, {len(music.items):,} tracks",
         data=_data(photo, music, space, base),
-        thumbnails=_thumbnails(paths, thumbnail_side(len(paths)), jobs, progress or (lambda _: None)),
+        thumbnails=_thumbnails(paths, thumbnail_side(len(paths)), jobs, progress or (lambda _done, _total: None)),
     )
     with outputs.replacing(file) as temporary, open(temporary, "wb") as out:
         for text in page:
@@ -127,7 +131,8 @@ def _template() -> tuple[Any, dict[str, str]]:
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    script, style = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("gallery.js", "gallery.css"))
+    style, *parts = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("gallery.css", *SCRIPTS))
+    script = "\n".join(['"use strict";', "(() => {", *parts, "})();"])
     return environment.get_template("gallery.html"), {"script": script, "style": style, "policy": _policy(script, style)}
 
 
@@ -148,7 +153,7 @@ def thumbnail_side(count: int) -> int:
     return min(most, max(least, int(math.sqrt(THUMBNAILS_BYTES / (BYTES_PER_PIXEL * max(count, 1))))))
 
 
-def _thumbnails(paths: Sequence[str], side: int, jobs: int, progress: Callable[[int], None]) -> Iterator[list[str]]:
+def _thumbnails(paths: Sequence[str], side: int, jobs: int, progress: Callable[[int, int], None]) -> Iterator[list[str]]:
     """THUMBNAILS_PER_SCRIPT at a time, base64; empty for a photo that cannot be read."""
 
     def thumbnail(path: str) -> str:
@@ -164,7 +169,7 @@ def _thumbnails(paths: Sequence[str], side: int, jobs: int, progress: Callable[[
             for made in pool.map(thumbnail, paths[start : start + THUMBNAILS_PER_SCRIPT]):
                 some.append(made)
                 done += 1
-                progress(done)
+                progress(done, len(paths))
             yield some
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 SMALLEST, LARGEST = 64, 7680
 H264 = {"preset": "veryfast", "crf": "20", "profile": "high", "x264-params": "subme=1:partitions=none:b-adapt=0"}
-"""For slow zooms and crossfades: as small and as good as the preset alone, in 60 % of its time (README: "Slideshows")."""
+"""For slow zooms and crossfades: as small and as good as the preset alone, in 60 % of its time."""
 
 AAC_BIT_RATE = 192_000
 MOST_THREADS = 12

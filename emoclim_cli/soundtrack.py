@@ -267,7 +267,7 @@ def cue_sheet(
         length_s = slot.stop * settings.photo_s - begin
         onsets, strengths, beats = [], [], []
         at = begin
-        for piece in timing.pieces(heard.breaks_s, heard.calm, length_s, 0.0 if last else slack_s):
+        for piece in timing.pieces(heard.breaks_s, heard.calm, heard.onsets_s, length_s, 0.0 if last else slack_s):
             end = at + piece.length_s
             spans.append(_Span(item, slot.scene, at, end, piece.offset_s))
             within = (heard.onsets_s >= piece.offset_s) & (heard.onsets_s < piece.offset_s + piece.length_s)

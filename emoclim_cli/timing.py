@@ -24,6 +24,10 @@ DISTANCE_COST = 0.8
 """For an onset at the very edge of where a photo may move to."""
 
 
+LIVELY_BONUS = 1.0
+"""For the part of a track with the most onsets; as much as a perfect place to begin at."""
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """Of a track: what is played without a break."""
@@ -37,11 +41,11 @@ def slack(photo_s: float) -> float:
     return min(SHARE * photo_s, MOST_S)
 
 
-def pieces(breaks_s: np.ndarray, calm: np.ndarray, length_s: float, slack_s: float) -> list[Piece]:
+def pieces(breaks_s: np.ndarray, calm: np.ndarray, onsets_s: np.ndarray, length_s: float, slack_s: float) -> list[Piece]:
     """What of a track fills `length_s`, or up to `slack_s` more or less, if it can then begin and end at good places.
 
-    `breaks_s` (p,) are the places where it can be entered or left, first and last sound included, and `calm` (p,) how good each is, 0 to 1.
-    One piece where the track is long enough; else it is played as often as is needed, in equal pieces. With a `slack_s` of 0 the length is
+    `breaks_s` (p,) are the places where it can be entered or left, first and last sound included, and `calm` (p,) how good each is, 0 to 1;
+    of parts that are as good, that with more onsets is taken: a long fade-out is no music to look at photos by. One piece where the track is long enough; else it is played as often as is needed, in equal pieces. With a `slack_s` of 0 the length is
     kept exactly.
     """
     first, last = float(breaks_s[0]), float(breaks_s[-1])
@@ -50,7 +54,9 @@ def pieces(breaks_s: np.ndarray, calm: np.ndarray, length_s: float, slack_s: flo
         count = math.ceil(length_s / max(last - first, 0.1))
         return [Piece(first, length_s / count)] * count
     starts = np.flatnonzero(breaks_s <= last - (length_s - slack_s) + 1e-9)
-    worth = calm[starts].astype(np.float64)  # of an end that is nowhere in particular
+    heard = np.searchsorted(onsets_s, breaks_s[starts] + length_s) - np.searchsorted(onsets_s, breaks_s[starts])
+    # An end that is nowhere in particular adds nothing.
+    worth = calm[starts] + LIVELY_BONUS * heard / max(int(heard.max()), 1)
     lengths = np.minimum(length_s, last - breaks_s[starts])
     if slack_s > 0:
         spans = breaks_s[None, :] - breaks_s[starts, None]  # (starts, p)

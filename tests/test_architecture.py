@@ -50,7 +50,7 @@ OWNERS = {
         "torch_checkpoints",
         "tuning",
     },
-    "scipy": {"gallery", "spectrograms"},
+    "scipy": {"assignment", "gallery", "spectrograms"},
     "av": {"audio", "mixing", "slideshow"},
     "cv2": {"frames"},
     "PIL": {"photos", "tags"},

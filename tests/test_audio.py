@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import math
 import os
 import struct
@@ -360,6 +361,20 @@ def test_a_gap_in_the_clock_of_a_whole_track(tmp_path: Path) -> None:
     assert lost.sum() == pytest.approx(8000, abs=4608)
     assert np.corrcoef(track[: len(whole)][~lost], whole[: len(track)][~lost])[0, 1] > 0.99  # of a clock of whole milliseconds
     assert len(read_track(str(tmp_path / "b.mka"), sample_rate_hz=16000, max_s=7.5)) == 7.5 * 16000
+
+
+def test_a_timestamp_that_is_off_alone_is_no_gap() -> None:
+    """As of Vorbis's short blocks, which no encoder here writes: each is stamped 10 ms late, and what follows it is not."""
+    sound = np.arange(1, 9001, dtype=np.float32)
+    cuts = [0, 2000, 2100, 5000, 5300, 9000]
+    late = [0, 160, 0, 160, 0]
+    pieces = [audio._Piece(sound[a:b], 16000, 700 + a + off) for (a, b), off in zip(itertools.pairwise(cuts), late, strict=True)]
+    assert np.array_equal(np.concatenate([chunk for chunk, _ in audio._by_the_clock(iter(pieces))]), sound)
+    gap = [audio._Piece(piece.mono, 16000, piece.position + 20_000 * (i >= 3)) for i, piece in enumerate(pieces)]
+    expected = np.insert(sound, 5000, np.zeros(20_000))
+    assert np.array_equal(np.concatenate([chunk for chunk, _ in audio._by_the_clock(iter(gap))]), expected)
+    unknown = [audio._Piece(piece.mono, 16000, None) for piece in pieces]
+    assert np.array_equal(np.concatenate([chunk for chunk, _ in audio._by_the_clock(iter(unknown))]), sound)
 
 
 def test_a_whole_track_that_cannot_be_read(tmp_path: Path) -> None:

@@ -349,9 +349,9 @@ def test_thumbnails_get_smaller_as_they_get_more() -> None:
 def test_progress_counts_photos(bench: Bench) -> None:
     add(bench.library, *(row(PHOTO, bench.folder / f"{i}.jpg", at(i)) for i in range(gallery.THUMBNAILS_PER_SCRIPT + 3)))
     add(bench.library, row(MUSIC, bench.folder / "a.mp3", at(0)))
-    heard: list[int] = []
-    assert gallery.write(bench.library, SPACE, bench.file, progress=heard.append) == gallery.Written(131, 1)
-    assert heard == list(range(1, 132))
+    heard: list[tuple[int, int]] = []
+    assert gallery.write(bench.library, SPACE, bench.file, progress=lambda *counts: heard.append(counts)) == gallery.Written(131, 1)
+    assert heard == [(done, 131) for done in range(1, 132)]
     assert len(Page(bench.file).thumbnails) == 131
 
 
@@ -424,7 +424,7 @@ def test_it_is_written_whole_or_not_at_all(bench: Bench) -> None:
     add(bench.library, row(PHOTO, bench.folder / "a.jpg", at(0)))
     Path(bench.file).write_text("before")
 
-    def interrupted(done: int) -> None:
+    def interrupted(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

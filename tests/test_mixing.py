@@ -162,6 +162,26 @@ def test_vorbis_with_short_blocks(tmp_path: Path) -> None:
         assert np.array_equal(heard(tmp_path / "a.ogg", offset, 5000), plain[:, offset : offset + 5000])
 
 
+@pytest.mark.parametrize(("stamps", "settled", "places"), [
+    ([0, 1, 2, 3, 4], 0, [0, 1, 2, 3, 4]),
+    ([0, 1, 2.5, 3, 4, 5.5, 6], 0, [0, 1, 2, 3, 4, 5, 6]),  # a single one is off
+    ([0.5, 1, 2, 3.5, 4, 5], 9, [0.5, 1.5, 2, 3, 4, 5]),  # the first is
+    ([0, 1, 9, 10, 11, 12.5, 13], 0, [0, 1, 2, 10, 11, 12, 13]),  # a gap is noticed one frame late
+    ([7, 8, 0, 1, 2, 3], 0, [7, 8, 9, 10, 11, 12]),  # another file
+    ([0, None, 9, 10, 11], 0, [0, 1, 2, 3, 4]),
+])  # fmt: skip
+def test_where_frames_are(tracks: Path, stamps: list[float | None], settled: float, places: list[float]) -> None:
+    """In units of a frame of a tenth of a second."""
+    frames = []
+    for stamp in stamps:
+        frame = av.AudioFrame(format="s16", layout="mono", samples=4410)
+        frame.sample_rate, frame.pts = 44100, None if stamp is None else round(stamp * 4410)
+        frames.append(frame)
+    with open_track(str(tracks / "a.flac")) as track:
+        found = [place_s for place_s, _ in mixing._placed(track, frames, 0, settled / 10)]
+    assert np.multiply(found, 10) == pytest.approx(places)
+
+
 def test_a_gap_in_the_clock_is_silent(tmp_path: Path) -> None:
     """Half a second that a recorder lost: what follows is heard when it is due, from wherever the track is begun."""
     make_tone(tmp_path / "a.mka", 10.0, rate_hz=RATE_HZ)

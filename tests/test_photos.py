@@ -23,7 +23,7 @@ from PIL import Image, ImageOps
 
 from emoclim_cli import photos
 from emoclim_cli.errors import MissingDecoder, UnreadableMedia
-from emoclim_cli.photos import formats, read_photo
+from emoclim_cli.photos import check_photo, formats, read_photo, read_picture
 
 
 @pytest.fixture(autouse=True)
@@ -471,6 +471,112 @@ def test_no_file_stays_open(tmp_path: Path) -> None:
         except UnreadableMedia:
             assert name == "bad.png"
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def fitted(image: Image.Image, box: tuple[int, int]) -> np.ndarray:
+    """Oracle: an upright RGB image scaled by Pillow to the largest size within the box, but not enlarged."""
+    scale = min(1.0, box[0] / image.width, box[1] / image.height)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return np.asarray(image.resize(size, Image.Resampling.LANCZOS))
+
+
+@pytest.mark.parametrize("suffix", PHOTO_SUFFIXES)
+@pytest.mark.parametrize("box", [(60, 60), (40, 200), (500, 500)])
+def test_whole_pictures_of_every_format(tmp_path: Path, suffix: str, box: tuple[int, int]) -> None:
+    path = tmp_path / f"a.{suffix}"
+    save(path, picture((90, 64)))
+    tolerance = 0 if suffix in LOSSLESS else 45 if suffix == "gif" else 20  # 256 colours
+    assert difference(read_picture(str(path), box), fitted(picture((90, 64)), box)) <= tolerance
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["png", "jpg", "heic"])
+@pytest.mark.parametrize("box", [(80, 30), (30, 80), (300, 200)])
+def test_whole_pictures_are_upright(tmp_path: Path, suffix: str, orientation: int, box: tuple[int, int]) -> None:
+    path = tmp_path / f"a.{suffix}"
+    save(path, picture((91, 60)), orientation)
+    expected = fitted(upright(picture((91, 60)), orientation), box)
+    assert difference(read_picture(str(path), box), expected) <= (2 if suffix in LOSSLESS else 20)
+
+
+@pytest.mark.parametrize("size", [(1600, 1200), (1200, 1600), (1607, 1203), (2400, 500), (500, 2400), (3001, 203)])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_large_jpegs_are_decoded_no_smaller_than_they_are_shown(tmp_path: Path, size: tuple[int, int], orientation: int) -> None:
+    path = tmp_path / "a.jpg"
+    image = upright(make_photo(path, picture(size), quality=95, orientation=orientation), orientation)
+    for box in ((400, 300), (300, 400), (193, 108)):
+        found = read_picture(str(path), box)
+        assert found.shape[0] <= box[1] and found.shape[1] <= box[0]
+        assert found.shape[0] == box[1] or found.shape[1] == box[0]
+        assert difference(found, fitted(image, box)) <= 14
+        decoded = photos._open_photo(str(path), min(box)).image.size
+        assert min(decoded) >= min(found.shape[:2]) and max(decoded) >= max(found.shape[:2])
+
+
+def test_whole_pictures_show_white_through(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGBA", (40, 30), (0, 0, 0, 51)).save(path)
+    assert difference(read_picture(str(path), (20, 20)), np.full((15, 20, 3), 204, dtype=np.uint8)) <= 1
+    Image.fromarray(np.full((30, 40), 0x8000, dtype=np.uint16)).save(path)
+    assert difference(read_picture(str(path), (20, 20)), np.full((15, 20, 3), 128, dtype=np.uint8)) <= 1
+
+
+def test_whole_pictures_of_camera_raw(tmp_path: Path) -> None:
+    path = tmp_path / "a.DNG"
+    path.write_bytes(dng(6, picture((640, 480))))
+    assert difference(read_picture(str(path), (90, 90)), fitted(upright(picture((640, 480)), 6), (90, 90))) <= 14
+
+
+@pytest.mark.parametrize(("size", "shape"), [((20_000, 1), (1, 100, 3)), ((1, 20_000), (60, 1, 3)), ((1, 1), (1, 1, 3))])
+def test_whole_pictures_of_absurd_shape(tmp_path: Path, size: tuple[int, int], shape: tuple[int, int, int]) -> None:
+    path = tmp_path / "a.png"
+    Image.new("L", size, 99).save(path)
+    found = read_picture(str(path), (100, 60))
+    assert found.shape == shape and found.flags.writeable
+    assert (found == 99).all()
+
+
+def outcome(read: Callable[[], Any]) -> Any:
+    """What is read, or the reason why not."""
+    try:
+        return read()
+    except UnreadableMedia as error:
+        return error.message
+
+
+@pytest.mark.parametrize("suffix", [*PHOTO_SUFFIXES, "dng", "mpo"])
+def test_damaged_pictures_are_read_or_refused_and_checked_alike(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "dng":
+        path.write_bytes(dng(1, picture((640, 480))))
+    else:
+        save(path, picture((120, 90)), 6)
+    check_photo(str(path))
+    for content in damaged_copies(path.read_bytes(), 40, 6):
+        path.write_bytes(content)
+        checked, found = outcome(lambda: check_photo(str(path))), outcome(lambda: read_picture(str(path), (24, 24)))
+        assert checked != ""
+        if isinstance(found, str):
+            assert found
+        else:
+            assert checked is None and max(found.shape[:2]) <= 24
+
+
+def test_a_check_is_what_reading_would_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.jpg"
+    for content in (None, b"", b"hello\n" * 100, png_header(60_000, 60_000)):
+        if content is not None:
+            path.write_bytes(content)
+        assert reason(lambda: check_photo(str(path))) == reason(lambda: read_picture(str(path), (9, 9)))
+    assert reason(lambda: check_photo(str(tmp_path))) == "is not a regular file"
+    path.write_bytes(png_header(9, 9))
+    check_photo(str(path))  # its pixels are not looked at
+    assert reason(lambda: read_picture(str(path), (9, 9)))
+    save(tmp_path / "a.heic", picture())
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    for read in (lambda: check_photo(str(tmp_path / "a.heic")), lambda: read_picture(str(tmp_path / "a.heic"), (9, 9))):
+        with pytest.raises(MissingDecoder):
+            read()
 
 
 def test_formats() -> None:

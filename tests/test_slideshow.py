@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -15,9 +16,9 @@ import pytest
 from media_makers import make_photo, make_tone, picture
 from PIL import Image
 
-from emoclim_cli import cues, slideshow
+from emoclim_cli import cues, mixing, slideshow
 from emoclim_cli.cues import CueSheet, PhotoCue, TrackCue
-from emoclim_cli.errors import EmoclimError, MediaError, MissingDecoder, UnreadableMedia, UsageError
+from emoclim_cli.errors import EmoclimError, MissingDecoder, UnreadableMedia, UsageError
 
 SIZE = (320, 180)
 COLOURS = ((200, 30, 40), (20, 180, 60), (30, 50, 190))
@@ -50,8 +51,7 @@ def heard(file: Path) -> np.ndarray:
         return np.concatenate([frame.to_ndarray() for frame in container.decode(audio=0)], axis=1)
 
 
-def failed(run: object) -> EmoclimError:
-    assert callable(run)
+def failed(run: Callable[[], object]) -> EmoclimError:
     with pytest.raises(EmoclimError) as caught:
         run()
     return caught.value
@@ -66,19 +66,20 @@ def test_what_is_seen_and_heard(tmp_path: Path) -> None:
     shown = seen(file)
     assert shown.shape == (90, 180, 320, 3)
     middle = shown[:, 80:100, 150:170].astype(float).mean(axis=(1, 2))
-    for number, colour in ((18, 0), (45, 1), (58, 2 - 1), (59, None), (70, 2)):
-        if colour is not None:
-            nearest = np.abs(middle[number] - np.array(COLOURS)).sum(axis=1).argmin()
-            assert nearest == colour
-    for number, colour in ((18, 0), (45, 1), (59, None)):
-        if colour is not None:
-            assert np.abs(middle[number] - COLOURS[colour]).max() < 6
+    for number, colour in ((18, 0), (45, 1)):  # in full light, and no crossfade
+        assert np.abs(middle[number] - COLOURS[colour]).max() < 6
+    assert [int(np.abs(middle[number] - np.array(COLOURS)).sum(axis=1).argmin()) for number in (28, 31, 58, 61)] == [0, 1, 1, 2]
     crossing = (middle[29] + middle[30]) / 2
     assert np.abs(crossing - (np.array(COLOURS[0]) + COLOURS[1]) / 2).max() < 8
     assert middle[0].max() < 6 and middle[-1].max() < 6
     sound = heard(file)
-    assert abs(sound.shape[1] - 3 * 48_000) <= 1024
-    assert np.abs(sound[:, 48_000:96_000]).max() > 0.05
+    mixed = np.concatenate(list(mixing.levelled(sheet.tracks, 3.0)), axis=1)
+    assert abs(sound.shape[1] - mixed.shape[1]) <= 1024
+    part = mixed[0, 60_000:80_000]  # is heard where it belongs, to the sample
+    lags = range(-1500, 1500)
+    likeness = [float(np.dot(part, sound[0, 60_000 + lag : 80_000 + lag])) for lag in lags]
+    assert lags[int(np.argmax(likeness))] == 0
+    assert max(likeness) > 0.95 * float(np.linalg.norm(part) * np.linalg.norm(sound[0, 60_000:80_000]))
 
 
 def test_the_streams(tmp_path: Path) -> None:
@@ -218,7 +219,7 @@ def test_awkward_names(tmp_path: Path) -> None:
 
 RENDER = """
 import sys
-from emoclim_cli import cues, slideshow
+from emoclim_cli import cues, mixing, slideshow
 from emoclim_cli.errors import EmoclimError
 if sys.argv[3] != "0":
     import resource
@@ -253,7 +254,7 @@ def test_a_full_disk(tmp_path: Path, part: float) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for another process here")
 def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
-    process = rendering(tmp_path, 200.0)
+    process = rendering(tmp_path, 60.0)
     assert process.stdout is not None
     assert process.stdout.readline() == "20\n"
     begin = time.perf_counter()
@@ -262,9 +263,3 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
     assert (out, err) == ("stopped\n", "")
     assert time.perf_counter() - begin < 20
     assert sorted(os.listdir(tmp_path)) == ["0.png", "1.png", "2.png", "a.wav", "show.json"]
-
-
-def test_disk_errors_are_of_the_disk(tmp_path: Path) -> None:
-    """What the container's own errors are called is no business of the caller's."""
-    assert issubclass(MediaError, EmoclimError)
-    assert not issubclass(av.error.FFmpegError, EmoclimError)

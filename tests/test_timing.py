@@ -9,26 +9,34 @@ from hypothesis import strategies as st
 
 from emoclim_cli.timing import SHARE, landed, pieces, slack
 
+NONE = np.zeros(0)
+
 
 def test_a_part_begins_and_ends_at_calm_places() -> None:
     breaks, calm = np.array([0.0, 31.0, 60.5, 93.0, 120.0]), np.array([0.2, 0.9, 0.1, 0.9, 0.2])
-    [piece] = pieces(breaks, calm, 61.0, 1.5)
+    [piece] = pieces(breaks, calm, NONE, 61.0, 1.5)
     assert (piece.offset_s, piece.length_s) == (31.0, 62.0)
 
 
 def test_the_length_is_exact_where_it_must_be() -> None:
     breaks, calm = np.array([0.0, 31.0, 93.0, 120.0]), np.array([0.2, 0.9, 0.9, 0.2])
-    [piece] = pieces(breaks, calm, 61.0, 0.0)
+    [piece] = pieces(breaks, calm, NONE, 61.0, 0.0)
     assert (piece.offset_s, piece.length_s) == (31.0, 61.0)
 
 
 def test_a_part_never_begins_so_late_that_the_track_ends_first() -> None:
-    [piece] = pieces(np.array([1.0, 50.0, 100.0]), np.array([0.1, 1.0, 0.1]), 90.0, 1.0)
+    [piece] = pieces(np.array([1.0, 50.0, 100.0]), np.array([0.1, 1.0, 0.1]), NONE, 90.0, 1.0)
     assert piece.offset_s == 1.0
 
 
+def test_a_part_with_music_in_it_is_preferred() -> None:
+    breaks, calm = np.array([0.0, 50.0, 100.0]), np.array([1.0, 0.9, 1.0])
+    assert pieces(breaks, calm, NONE, 40.0, 1.0)[0].offset_s == 0.0
+    assert pieces(breaks, calm, np.arange(50.0, 90.0), 40.0, 1.0)[0].offset_s == 50.0
+
+
 def test_a_track_that_is_too_short_is_played_over_again() -> None:
-    found = pieces(np.array([0.5, 10.5]), np.ones(2), 35.0, 1.0)
+    found = pieces(np.array([0.5, 10.5]), np.ones(2), NONE, 35.0, 1.0)
     assert [piece.offset_s for piece in found] == [0.5] * 4
     assert sum(piece.length_s for piece in found) == pytest.approx(35.0)
 
@@ -43,7 +51,7 @@ def test_parts_fit_their_track_and_their_slot(places: list[float], length_s: flo
     breaks = np.array(places)
     if breaks[-1] - breaks[0] < 1:
         breaks[-1] = breaks[0] + 1
-    found = pieces(breaks, np.random.default_rng(seed).uniform(0, 1, len(breaks)), length_s, slack_s)
+    found = pieces(breaks, np.random.default_rng(seed).uniform(0, 1, len(breaks)), breaks[::2], length_s, slack_s)
     assert abs(sum(piece.length_s for piece in found) - length_s) <= slack_s + 1e-6
     for piece in found:
         assert piece.length_s > 0

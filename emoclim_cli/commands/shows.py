@@ -188,10 +188,14 @@ def gallery(
     if os.path.splitext(output)[1].lower() not in (".html", ".htm"):
         raise UsageError("a gallery is written to an HTML file" if output else "where to?", "name it: -o library.html")
     outputs.refuse_media(output)
+    from emoclim_cli.encoders.devices import cores
+    from emoclim_cli.matching import check_space
+
     opened = places.open_library(library)
     space = places.load_space("", opened)
+    check_space(opened, space)
     with console.progress("thumbnails", None) as advance:
-        written = use_case.write(opened, space, output, progress=advance)
+        written = use_case.write(opened, space, output, jobs=cores(), progress=advance)
     if json:
         console.print_json({"path": os.path.abspath(output), "photos": written.photos, "music": written.music})
     else:
