@@ -51,6 +51,7 @@ HEAVY = {"torch", "onnxruntime", "lancedb", "onnx", "av", "PIL", "mutagen", "sci
 
 COMMANDS = [
     *([name] for name in ("index", "match", "status", "errors", "forget", "train", "evaluate", "tagging", "doctor")),
+    *([name] for name in ("soundtrack", "slideshow", "gallery")),
     *(["models", name] for name in ("list", "fetch", "verify")),
     *(["spaces", name] for name in ("list", "show")),
 ]

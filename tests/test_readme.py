@@ -60,11 +60,12 @@ def cache(weights_cache: Path, tmp_path: Path) -> Path:
 def test_the_five_minutes_run(home: Path, cache: Path) -> None:
     (block,) = [block for block in BLOCKS if block.startswith("emoclim index ~/Pictures")]
     lines = commands_of(block)
-    assert len(lines) == 8
+    assert len(lines) == 11
     for line in lines:
         done = run(line, home, cache)
         assert done.returncode == 0, (line, done.stderr)
     assert (home / "beach.m3u8").read_text(encoding="utf-8").splitlines()[-1] == "Music/song.mp3"
+    assert all((home / name).stat().st_size > 500 for name in ("holiday.m3u8", "holiday.mp4", "library.html"))
 
 
 def test_training_runs(home: Path, cache: Path) -> None:
@@ -137,6 +138,8 @@ def test_the_wheel_carries_the_space(tmp_path: Path) -> None:
     for folder in (CHECKOUT / "models").iterdir():
         for file in ("space.json", "weights.safetensors", "README.md"):
             assert f"emoclim_cli/models/{folder.name}/{file}" in names
+    templates = {f"emoclim_cli/templates/{path.name}" for path in (CHECKOUT / "emoclim_cli" / "templates").iterdir()}
+    assert templates and templates <= set(names)
     assert not any(name.startswith(("tests", "benchmarks")) for name in names)
 
 

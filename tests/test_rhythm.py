@@ -15,8 +15,7 @@ from media_makers import damaged_copies, make_tone
 
 from emoclim_cli.audio import read_track
 from emoclim_cli.errors import UnreadableMedia
-from emoclim_cli.onsets import RATE_HZ
-from emoclim_cli.rhythm import APART_S, LEAD_S, Pulse, Rhythm, analyse, pulse, tempo_distance
+from emoclim_cli.rhythm import APART_S, LEAD_S, RATE_HZ, Pulse, Rhythm, analyse, pulse, tempo_distance
 
 SOURCE_HZ = 44_100
 
