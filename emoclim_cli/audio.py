@@ -8,10 +8,11 @@ Shapes: `w` windows of a track.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,6 +43,9 @@ MARGIN_S = 0.02
 
 JITTER_S = 0.005
 """Timestamps of some containers are whole milliseconds: a smaller jump than this is no gap."""
+
+ODD_S = 0.1
+"""A single timestamp that is later by up to this may be off. Those of Vorbis are by half a long block, 10 ms."""
 
 PIECE = 16_384
 """Samples that are handled at once. Frames are smaller, and each call costs more than its samples; of larger pieces the resampler's buffers
@@ -101,28 +105,37 @@ def read_track(path: str, *, sample_rate_hz: int, max_s: float) -> np.ndarray:
 
 
 def _by_the_clock(pieces: Iterator[_Piece]) -> Iterator[tuple[np.ndarray, int]]:
-    """Pieces and their sample rates, with silence where one begins later than the one before ends, if the next does so as well.
+    """Pieces and their sample rates, with silence where one begins later than the one before ends."""
+    end_s: float | None = None
+    for piece in _placed(pieces):
+        if piece.position is not None:
+            begin_s = piece.position / piece.rate_hz
+            gap = 0 if end_s is None else round((begin_s - end_s) * piece.rate_hz)
+            for done in range(0, gap, PIECE):
+                yield np.zeros(min(PIECE, gap - done), dtype=np.float32), piece.rate_hz
+            end_s = begin_s + len(piece.mono) / piece.rate_hz
+        yield piece.mono, piece.rate_hz
 
-    Alone it says nothing: the timestamps of Vorbis are off wherever a short block follows a long one.
+
+def _placed(pieces: Iterator[_Piece]) -> Iterator[_Piece]:
+    """Pieces, each where the one before ends, unless its timestamp is later by more than ODD_S, or is later and that of the next as well.
+
+    Alone it says nothing: the timestamps of Vorbis are late wherever a short block follows a long one.
     """
     due_s: float | None = None
-    piece = next(pieces, None)
-    while piece is not None:
-        following = next(pieces, None)
+    for piece, following in itertools.pairwise(itertools.chain(pieces, [None])):
         length_s = len(piece.mono) / piece.rate_hz
         if piece.position is not None:
             begin_s = piece.position / piece.rate_hz
-            due_s = begin_s if due_s is None else due_s
-            if following is not None and following.position is not None:
-                gap_s = min(begin_s - due_s, following.position / following.rate_hz - due_s - length_s)
-                if gap_s > JITTER_S:
-                    gap = round(gap_s * piece.rate_hz)
-                    for done in range(0, gap, PIECE):
-                        yield np.zeros(min(PIECE, gap - done), dtype=np.float32), piece.rate_hz
-                    due_s += gap_s
-        yield piece.mono, piece.rate_hz
-        due_s = None if due_s is None else due_s + length_s
-        piece = following
+            knows = following is not None and following.position is not None
+            says_s = following.position / following.rate_hz - length_s if knows else begin_s if due_s is None else due_s
+            if due_s is None:
+                due_s = min(begin_s, says_s)
+            late_s = begin_s - due_s if begin_s - due_s > ODD_S else min(begin_s, says_s) - due_s
+            due_s += late_s if late_s > JITTER_S else 0.0
+            piece = replace(piece, position=round(due_s * piece.rate_hz))
+            due_s += length_s
+        yield piece
 
 
 def window_starts(length: int, samples: int, max_windows: int, overlap: float = 0.0) -> list[int]:
@@ -369,7 +382,7 @@ def _collect(track: Track, origin: int, source_hz: int, low: int, source: np.nda
     source[:] = 0.0
     high = low + len(source)
     found = 0
-    for piece in track.pieces(origin, high):
+    for piece in _placed(track.pieces(origin, high + ODD_S * source_hz)):
         if piece.position is None or piece.rate_hz != source_hz:
             break
         begin, end = max(piece.position, low), min(piece.position + len(piece.mono), high)

@@ -24,6 +24,8 @@ FORMAT = 1
 DECIMALS = 6
 """Times are kept to a microsecond: a sample at 48 kHz is 21."""
 TOLERANCE_S = 0.001
+FOREMOST_S = 0.05
+"""A track that will have taken over so soon is foremost: one that begins without a fade takes a hundredth of a second."""
 M3U_SHOW, M3U_PHOTO, M3U_TRACK = "#EMOCLIM-SHOW:", "#EMOCLIM-PHOTO:", "#EMOCLIM-TRACK:"
 """Beginnings of the lines in which an M3U8 playlist carries a cue sheet: comments to every player."""
 
@@ -83,7 +85,7 @@ class CueSheet:
 
     def heard(self, at_s: float) -> TrackCue | None:
         """The part that is foremost at a time."""
-        begun = bisect_right([track.full_s for track in self.tracks], at_s + TOLERANCE_S)
+        begun = bisect_right([track.full_s for track in self.tracks], at_s + FOREMOST_S)
         return self.tracks[max(begun - 1, 0)] if self.tracks else None
 
 

@@ -67,7 +67,7 @@ TO_YUV = np.array(
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class Look:
     """One of the photos that are seen in a frame."""
 
     photo: int
@@ -80,7 +80,7 @@ class View:
 class Plan:
     """What is seen in a frame."""
 
-    views: tuple[View, ...]
+    views: tuple[Look, ...]
     """One, or two while one photo fades into the next; their weights add up to 1."""
     light: float
     """0: black."""
@@ -102,11 +102,11 @@ def plans(photos: Sequence[PhotoCue], fps: int) -> Iterator[Plan]:
     starts = [photo.start_s for photo in photos]
     seen = [(photo.start_s - fades[i] / 2, photo.end_s + fades[i + 1] / 2) for i, photo in enumerate(photos)]
 
-    def view(i: int, at_s: float, weight: float) -> View:
+    def view(i: int, at_s: float, weight: float) -> Look:
         begin, end = seen[i]
         part = min(max((at_s - begin) / (end - begin), 0.0), 1.0)
         most = min(ZOOM, ZOOM_PER_S * (end - begin))
-        return View(i, (1.0 + most) ** (1.0 - part if i % 2 else part), weight)  # as many per cent in each second
+        return Look(i, (1.0 + most) ** (1.0 - part if i % 2 else part), weight)  # as many per cent in each second
 
     from_black, to_black = (min(fade_s * fps, count / 4) for fade_s in (FROM_BLACK_S, TO_BLACK_S))
     for number in range(count):

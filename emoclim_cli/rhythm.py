@@ -1,7 +1,7 @@
 """What is heard in a track: its tempo, the attacks of its notes, its beats, and where a part of it may begin or end.
 
-`pulse` and `analyse` may be called from several threads at once. Times are seconds from the first sample that decodes. What librosa can hear
-is left to librosa: onsets are those that a listener with that tool finds.
+`pulse` and `analyse` may be called from several threads at once. Times are seconds from the first sample that decodes. What
+librosa can hear is left to librosa: onsets are those that a listener with that tool finds.
 
 Shapes: `s` samples, `t` frames of HOP samples, `m` mel bands, `k` onsets, `b` beats, `p` breaks.
 """
@@ -72,8 +72,7 @@ class Rhythm:
     onsets_s: np.ndarray
     """(k,) float64: attacks, as an ear hears them."""
     strengths: np.ndarray
-    """(k,) 0..1: relative to the strongest of the track, as librosa.onset.onset_detect sees them, which takes no account of a rise that is small
-    beside the largest."""
+    """(k,) 0..1: relative to the strongest of the track. librosa.onset.onset_detect weighs them so: what is small beside it, it does not find."""
     beats_s: np.ndarray
     """(b,) none where there is no tempo. On an attack where one is near."""
     breaks_s: np.ndarray
@@ -188,7 +187,8 @@ def _heard_strength(audio: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     total = amplitude.sum(axis=0)
     rises = np.maximum(np.diff(amplitude, axis=1, prepend=amplitude[:, :1]), 0.0).sum(axis=0)
     audible = rises > AUDIBLE * np.maximum(total, total.max() * 10 ** (SOUND_DB / 20))
-    near = np.convolve(np.concatenate([np.zeros(LATE), audible]), np.ones(3), "same")[: len(strength)] > 0
+    noted = np.pad(audible, (LATE, 0))[: len(strength)]
+    near = np.convolve(noted, np.ones(3))[1:-1] > 0
     return np.where(near, strength, 0.0), decibels
 
 
@@ -199,7 +199,7 @@ DELTA_DB = 0.2
 
 
 def _onsets(audio: np.ndarray, strength: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(k,) seconds and strengths. Those of librosa, with a floor in decibels, and the higher of two frames that rise where it takes the first."""
+    """(k,) seconds and strengths. As librosa finds them, with a floor in decibels, and of two frames that rise the higher, not the first."""
     delta = max(DELTA * float(strength.max()), DELTA_DB)
     frames = _librosa().onset.onset_detect(
         onset_envelope=strength, sr=RATE_HZ, hop_length=HOP, normalize=False, delta=delta, pre_max=1, post_max=2

@@ -46,13 +46,13 @@ def render(
     *,
     size: tuple[int, int] = (1920, 1080),
     fps: int = 30,
-    progress: Callable[[int], None] = lambda _frames: None,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> None:
     """Writes the video, whole or not at all: `frames.frame_count` frames of `size` (width, height), and the sheet's music, if it has any.
 
-    `progress` hears how many frames are done. Raises UsageError for a size that cannot be, and as `outputs.replacing` does;
-    UnreadableMedia, with the path, for a photo or a track that cannot be used: before anything is rendered, unless it is damaged further
-    on; MediaError where the disk refuses.
+    `progress(done, total)` counts frames; before the first all of the music is measured. Raises UsageError for a size that cannot be, and
+    as `outputs.replacing` does; UnreadableMedia, with the path, for a photo or a track that cannot be used: before anything is rendered,
+    unless it is damaged further on; MediaError where the disk refuses.
     """
     import av
 
@@ -82,7 +82,7 @@ def _check_photos(sheet: CueSheet) -> None:
             raise type(error)(f"{printable(path)}: {error.message}", error.hint) from error
 
 
-def _fill(container: OutputContainer, sheet: CueSheet, size: tuple[int, int], fps: int, progress: Callable[[int], None]) -> None:
+def _fill(container: OutputContainer, sheet: CueSheet, size: tuple[int, int], fps: int, progress: Callable[[int, int], None]) -> None:
     video = container.add_stream("libx264", rate=fps, options=H264)
     video.width, video.height, video.pix_fmt = *size, "yuv420p"
     context = video.codec_context
@@ -98,7 +98,7 @@ def _fill(container: OutputContainer, sheet: CueSheet, size: tuple[int, int], fp
                 heard_s, packets = step
                 container.mux(packets)
             container.mux(video.encode(_video_frame(picture, number, fps)))
-            progress(number + 1)
+            progress(number + 1, count)
     container.mux(video.encode(None))
     for _, packets in sound:
         container.mux(packets)

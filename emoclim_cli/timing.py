@@ -45,8 +45,8 @@ def pieces(breaks_s: np.ndarray, calm: np.ndarray, onsets_s: np.ndarray, length_
     """What of a track fills `length_s`, or up to `slack_s` more or less, if it can then begin and end at good places.
 
     `breaks_s` (p,) are the places where it can be entered or left, first and last sound included, and `calm` (p,) how good each is, 0 to 1;
-    of parts that are as good, that with more onsets is taken: a long fade-out is no music to look at photos by. One piece where the track is long enough; else it is played as often as is needed, in equal pieces. With a `slack_s` of 0 the length is
-    kept exactly.
+    of parts that are as good, that with more onsets is taken: a long fade-out is no music to look at photos by. One piece where the track
+    is long enough; else it is played as often as is needed, in equal pieces. With a `slack_s` of 0 the length is kept exactly.
     """
     first, last = float(breaks_s[0]), float(breaks_s[-1])
     slack_s = min(slack_s, length_s / 4)

@@ -69,7 +69,7 @@ def test_neighbours_go_well_together() -> None:
 
 
 def test_stretches_of_a_long_show_know_what_was_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    match, change, artists = problem(9, 12, 1)
+    match, change, _ = problem(9, 12, 1)
     monkeypatch.setattr(assignment, "SLOTS_AT_ONCE", 4)
     chosen = assign(match, pools(match), change, ["Ann", "ann", "Bo", "Cy"] * 3, Rules(4))
     assert len(set(chosen)) == 9

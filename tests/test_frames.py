@@ -18,7 +18,7 @@ from PIL import Image, ImageFilter
 from emoclim_cli import frames
 from emoclim_cli.cues import PhotoCue
 from emoclim_cli.errors import UnreadableMedia
-from emoclim_cli.frames import View, frame_count, plans
+from emoclim_cli.frames import Look, frame_count, plans
 
 SIZE = (320, 180)
 RED, GREEN, BLUE = (200, 30, 40), (20, 180, 60), (30, 50, 190)
@@ -86,7 +86,7 @@ def test_the_photo_of_the_sheet_is_foremost(seed: int, fps: int) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_zooms_go_on_through_crossfades_one_way_in_and_the_next_out(seed: int) -> None:
-    seen: dict[int, list[View]] = {}
+    seen: dict[int, list[Look]] = {}
     for plan in plans(random_show(seed), 60):
         for view in plan.views:
             seen.setdefault(view.photo, []).append(view)

@@ -60,7 +60,7 @@ def failed(run: Callable[[], object]) -> EmoclimError:
 def test_what_is_seen_and_heard(tmp_path: Path) -> None:
     sheet, file = sheet_of(tmp_path), tmp_path / "show.mp4"
     done: list[int] = []
-    assert slideshow.render(sheet, str(file), size=SIZE, progress=done.append) is None
+    assert slideshow.render(sheet, str(file), size=SIZE, progress=lambda n, _total: done.append(n)) is None
     assert done == list(range(1, 91))
     assert sorted(os.listdir(tmp_path)) == ["0.png", "1.png", "2.png", "a.wav", "show.mp4"]
     shown = seen(file)
@@ -162,7 +162,7 @@ def test_a_photo_that_is_not_there_is_named_before_anything_is_done(tmp_path: Pa
         if content is not None:
             (tmp_path / "2.png").write_bytes(content)
         done: list[int] = []
-        error = failed(lambda done=done: slideshow.render(sheet, str(file), size=SIZE, progress=done.append))
+        error = failed(lambda done=done: slideshow.render(sheet, str(file), size=SIZE, progress=lambda n, _total: done.append(n)))
         assert isinstance(error, UnreadableMedia)
         assert error.message == f"{tmp_path / '2.png'}: {reason}"
         assert done == []
@@ -225,7 +225,7 @@ if sys.argv[3] != "0":
     import resource
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)
 try:
-    slideshow.render(cues.read(sys.argv[1]), sys.argv[2], size=(320, 180), progress=lambda n: n == 20 and print("20", flush=True))
+    slideshow.render(cues.read(sys.argv[1]), sys.argv[2], size=(320, 180), progress=lambda n, _total: n == 20 and print("20", flush=True))
 except EmoclimError as error:
     print(type(error).__name__, error.message)
 except KeyboardInterrupt:

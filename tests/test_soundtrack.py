@@ -189,6 +189,7 @@ def test_no_crossfade_is_a_cut(tmp_path: Path, music: Path) -> None:
     sheet = show(library, shots_of((HAPPY, 10), (SAD, 12)), crossfade_s=0.0).sheet
     check(sheet, 22, 2.0)
     assert sheet.tracks[1].start_s == pytest.approx(sheet.tracks[0].end_s, abs=0.03)
+    assert sheet.heard(sheet.photos[10].start_s) == sheet.tracks[1]
 
 
 def test_an_artist_has_a_share(tmp_path: Path, music: Path) -> None:
