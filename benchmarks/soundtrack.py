@@ -109,15 +109,15 @@ def main() -> None:
 
     rng = np.random.default_rng(0)
 
-    def many(of: np.ndarray, count: int) -> np.ndarray:
-        rows = rng.integers(0, len(of), count)
-        return unit(of[rows] + 0.3 * rng.standard_normal((count, of.shape[1])) / np.sqrt(of.shape[1]))
+    def noisy(rows: np.ndarray) -> np.ndarray:
+        return unit(rows + 0.3 * rng.standard_normal(rows.shape) / np.sqrt(rows.shape[1]))
 
-    shots = show_of(many(vectors, 2000))
+    runs = [rng.choice(np.flatnonzero(photos.labels == emotion), 40) for emotion in rng.choice(SEQUENCE, 50)]
+    shots = show_of(noisy(vectors[np.concatenate(runs)]))
     items = tuple(
         MediaItem(f"{i}", MediaKind.MUSIC, 0, 0, artist=str(i % 700), duration_s=float(rng.uniform(120, 400))) for i in range(20_000)
     )
-    large = Tracks(items, many(tracks.vectors, len(items)))
+    large = Tracks(items, noisy(tracks.vectors[rng.integers(0, len(tracks.items), len(items))]))
     started = time.perf_counter()
     slots = soundtrack.slots_of(space, shots, Settings(), large.durations_s, by_time=True)
     cut = time.perf_counter()

@@ -8,11 +8,10 @@ Shapes: `w` windows of a track.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,11 +40,8 @@ PREROLL_S = 0.3
 MARGIN_S = 0.02
 """Resampled and dropped on both sides of a window, so that the resampler's filter never sees the cut."""
 
-JITTER_S = 0.005
-"""Timestamps of some containers are whole milliseconds: a smaller jump than this is no gap."""
-
-ODD_S = 0.1
-"""A single timestamp that is later by up to this may be off. Those of Vorbis are by half a long block, 10 ms."""
+JITTER_S, ODD_S = 0.005, 0.1
+"""Timestamps of some containers are whole milliseconds, and one alone of Vorbis is half a long block late: smaller jumps are no gaps."""
 
 PIECE = 16_384
 """Samples that are handled at once. Frames are smaller, and each call costs more than its samples; of larger pieces the resampler's buffers
@@ -106,41 +102,38 @@ def read_track(path: str, *, sample_rate_hz: int, max_s: float) -> np.ndarray:
 
 def _by_the_clock(pieces: Iterator[_Piece]) -> Iterator[tuple[np.ndarray, int]]:
     """Pieces and their sample rates, with silence where one begins later than the one before ends."""
-    end_s: float | None = None
+    end_s = math.inf
     for piece in _placed(pieces):
         if piece.position is not None:
-            begin_s = piece.position / piece.rate_hz
-            gap = 0 if end_s is None else round((begin_s - end_s) * piece.rate_hz)
-            for done in range(0, gap, PIECE):
-                yield np.zeros(min(PIECE, gap - done), dtype=np.float32), piece.rate_hz
-            end_s = begin_s + len(piece.mono) / piece.rate_hz
+            gap = round(max(0.0, piece.position / piece.rate_hz - end_s) * piece.rate_hz)
+            yield from ((np.zeros(min(PIECE, gap - done), dtype=np.float32), piece.rate_hz) for done in range(0, gap, PIECE))
+            end_s = (piece.position + len(piece.mono)) / piece.rate_hz
         yield piece.mono, piece.rate_hz
 
 
 def _placed(pieces: Iterator[_Piece]) -> Iterator[_Piece]:
-    """Pieces, each where the one before ends, unless its timestamp is later by more than ODD_S, or is later and that of the next as well.
+    """Pieces, each where the one before ends, unless its timestamp is later and that of the next as well; or, if none follows, by ODD_S.
 
     Alone it says nothing: the timestamps of Vorbis are late wherever a short block follows a long one.
     """
-    due_s: float | None = None
-    for piece, following in itertools.pairwise(itertools.chain(pieces, [None])):
-        length_s = len(piece.mono) / piece.rate_hz
+    due_s = -math.inf
+    piece = next(pieces, None)
+    while piece is not None:
+        following = next(pieces, None)
         if piece.position is not None:
-            begin_s = piece.position / piece.rate_hz
-            knows = following is not None and following.position is not None
-            says_s = following.position / following.rate_hz - length_s if knows else begin_s if due_s is None else due_s
-            if due_s is None:
-                due_s = min(begin_s, says_s)
-            late_s = begin_s - due_s if begin_s - due_s > ODD_S else min(begin_s, says_s) - due_s
-            due_s += late_s if late_s > JITTER_S else 0.0
-            piece = replace(piece, position=round(due_s * piece.rate_hz))
-            due_s += length_s
+            begin_s, length_s, odd_s = piece.position / piece.rate_hz, len(piece.mono) / piece.rate_hz, ODD_S
+            if following is not None and following.position is not None:
+                begin_s, odd_s = min(begin_s, following.position / following.rate_hz - length_s), JITTER_S
+            begin_s = due_s if begin_s <= due_s + odd_s else begin_s
+            piece = _Piece(piece.mono, piece.rate_hz, round(begin_s * piece.rate_hz))
+            due_s = begin_s + length_s
         yield piece
+        piece = following
 
 
 def window_starts(length: int, samples: int, max_windows: int, overlap: float = 0.0) -> list[int]:
     """Where the windows of a track of `length` samples begin. Those that overlap are equally far apart, to the sample."""
-    count = max(1, 1 + math.ceil((length - samples) / (samples * (1 - overlap))))
+    count = max(1, 1 + math.ceil((length - samples) / (samples * (1 - overlap)) - 1e-9))
     if overlap:
         step = (length - samples) // max(1, min(count, max_windows) - 1)  # the last may end a few samples before the track does
         return [i * step for i in range(min(count, max_windows))]

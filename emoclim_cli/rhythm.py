@@ -37,7 +37,7 @@ FRAME_S = HOP / RATE_HZ
 
 PULSE_S = 30.0
 MAX_TRACK_S = 1800.0
-"""What is later in a track is left alone: half an hour has parts enough, and takes 0.6 GB."""
+"""What is later in a track is left alone: half an hour has parts enough, and takes 0.8 GB."""
 
 SOUND_DB = -50.0
 """Below the loudest moment: what is softer is no sound that anyone would wait for."""
@@ -72,7 +72,8 @@ class Rhythm:
     onsets_s: np.ndarray
     """(k,) float64: attacks, as an ear hears them."""
     strengths: np.ndarray
-    """(k,) 0..1: relative to the strongest of the track. librosa.onset.onset_detect weighs them so: what is small beside it, it does not find."""
+    """(k,) 0..1: how far each stands out, relative to what stands out most in the track. So librosa.onset.onset_detect weighs them: what is
+    small beside the strongest is no onset there."""
     beats_s: np.ndarray
     """(b,) none where there is no tempo. On an attack where one is near."""
     breaks_s: np.ndarray
@@ -151,8 +152,9 @@ def _librosa() -> ModuleType:
 def _imported() -> ModuleType:
     import librosa
 
-    for part in (librosa.beat, librosa.feature, librosa.onset, librosa.util):  # it imports them when they are first named
-        dir(part)
+    # It imports its parts when they are first named.
+    _ = librosa.autocorrelate, librosa.power_to_db, librosa.beat.beat_track, librosa.onset.onset_detect, librosa.util.peak_pick
+    _ = librosa.feature.melspectrogram, librosa.feature.rms, librosa.feature.tempo
     return librosa
 
 
@@ -196,18 +198,22 @@ DELTA = 0.07
 """An onset stands out by this part of the strongest from what is around it: librosa's default."""
 DELTA_DB = 0.2
 """And by this much in any case. Decibels, as a mean over the mel bands."""
+NEAR_FRAMES = 4
+"""What is around a frame, to each side: librosa's default, too."""
 
 
 def _onsets(audio: np.ndarray, strength: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(k,) seconds and strengths. As librosa finds them, with a floor in decibels, and of two frames that rise the higher, not the first."""
+    """(k,) seconds and strengths. As librosa finds them, with a floor in decibels, and of two that rise the higher, not the first."""
     delta = max(DELTA * float(strength.max()), DELTA_DB)
-    frames = _librosa().onset.onset_detect(
+    librosa = _librosa()
+    frames = librosa.onset.onset_detect(
         onset_envelope=strength, sr=RATE_HZ, hop_length=HOP, normalize=False, delta=delta, pre_max=1, post_max=2
     )
     if len(frames) == 0:
         return np.empty(0), np.empty(0)
-    strengths = strength[frames].astype(np.float64) / strength.max()
-    return _distinct(_attacks(audio, frames), strengths, TWICE_S)
+    around = librosa.util.frame(np.pad(strength.astype(np.float64), NEAR_FRAMES), frame_length=2 * NEAR_FRAMES + 1, hop_length=1)
+    above = strength[frames] - around[:, frames].mean(axis=0)  # what the peak picking of librosa holds against its delta
+    return _distinct(_attacks(audio, frames), above / above.max(), TWICE_S)
 
 
 # An attack is looked for around the frame where it was noted, in frames of 23 ms that are 3 ms apart.
@@ -263,7 +269,7 @@ def _beats(strength: np.ndarray) -> tuple[float, np.ndarray]:
         return nothing
     clarity = np.zeros(size)
     lags = np.arange(farthest + 1)
-    clarity[lags] = (correlation[lags] / correlation[0])[:, varied].mean(axis=1) * bias[0] / bias[lags]
+    clarity[lags] = (correlation[lags][:, varied] / correlation[0, varied]).mean(axis=1) * bias[0] / bias[lags]
     tempogram = np.maximum(clarity, 0.0)[:, None]
     found_bpm = librosa.feature.tempo(tg=tempogram, sr=RATE_HZ, hop_length=HOP, max_tempo=FASTEST_BPM).item()
     if clarity[round(60 / (found_bpm * FRAME_S))] < CLEAR:

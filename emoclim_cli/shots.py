@@ -10,7 +10,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import numpy as np
@@ -32,6 +32,8 @@ class Shots:
     """(n, e) unit norm."""
     times_s: np.ndarray
     """(n,) when each was taken, or else the time of the file, on the camera's clock."""
+    dated: int = 0
+    """How many say when they were taken."""
     skipped: tuple[tuple[str, str], ...] = ()
     """(path, reason) of photos that cannot be used."""
 
@@ -40,7 +42,7 @@ class Shots:
 
     def take(self, rows: Sequence[int]) -> Shots:
         chosen = list(rows)
-        return Shots(tuple(self.paths[i] for i in chosen), self.vectors[chosen], self.times_s[chosen], self.skipped)
+        return replace(self, paths=tuple(self.paths[i] for i in chosen), vectors=self.vectors[chosen], times_s=self.times_s[chosen])
 
 
 def gather(
@@ -65,26 +67,30 @@ def gather(
         named = " and ".join(printable(text) for text in texts)
         raise UnreadableMedia(f"there are no photos in {named}", "name photos, or a folder that holds some")
     vectors: dict[str, np.ndarray] = {}
-    times: dict[str, float] = {}
+    taken: dict[str, str] = {}
     view = library.view(MediaKind.PHOTO)
     for file, row in zip(files, view.find([file.id for file in files]).tolist(), strict=True):
         if row >= 0 and view.current[row] and (view.size[row], view.mtime_ns[row]) == (file.size, file.mtime_ns):
             vectors[file.path] = view.emotion[row]
-            times[file.path] = _time_s(view.detail(row).get("taken", ""), file)
+            taken[file.path] = view.detail(row).get("taken", "")
     absent = [file for file in files if file.path not in vectors]
     if absent:
         vectors |= _encoded(absent, space, encoder(MediaKind.PHOTO), skipped, progress)
-        times |= {file.path: _time_s(tags.read_photo_tags(file.path).taken, file) for file in absent if file.path in vectors}
-    usable = [file.path for file in files if file.path in vectors]
+        taken |= {file.path: tags.read_photo_tags(file.path).taken for file in absent if file.path in vectors}
+    usable = [file for file in files if file.path in vectors]
     if not usable:
         path, reason = skipped[0]
         raise UnreadableMedia(f"none of {len(skipped)} photos can be used; {printable(path)}: {reason}")
     shots = Shots(
-        tuple(usable), np.stack([vectors[path] for path in usable]), np.array([times[path] for path in usable]), tuple(sorted(skipped))
+        tuple(file.path for file in usable),
+        np.stack([vectors[file.path] for file in usable]),
+        np.array([_time_s(taken[file.path], file) for file in usable]),
+        sum(bool(taken[file.path]) for file in usable),
+        tuple(sorted(skipped)),
     )
     if order == "given":
         return shots
-    return shots.take(sorted(range(len(shots)), key=lambda i: (shots.times_s[i] if order == "time" else 0.0, *_natural(usable[i]))))
+    return shots.take(sorted(range(len(shots)), key=lambda i: (shots.times_s[i] if order == "time" else 0.0, *_natural(shots.paths[i]))))
 
 
 def _files(texts: Sequence[str]) -> tuple[list[FileStat], list[tuple[str, str]]]:

@@ -137,6 +137,10 @@ def compose(
             if not tracks.items:
                 raise LibraryError(f"none of the music in the library can be played; {notes[-1]}", "emoclim index") from error
             continue
+        if by_time and not shots.dated:
+            notes.append("no photo says when it was taken: they are in the order of the files' times; --order name goes by name")
+        if slots[-1].scene == 1 and len(shots) >= 2 * LEAST_PHOTOS:
+            notes.append("the photos feel much alike: they are one scene")
         notes += _remarks(slots, chosen, rhythms, settings, len(tracks.items))
         return Show(sheet, tuple(slots), shots.skipped, tuple(notes))
 

@@ -73,7 +73,7 @@ OWNERS = {
             if name.startswith("commands.") and name not in ("commands.__init__", "commands.labelled", "commands.places")
         ),
     },
-    "librosa": set(),
+    "librosa": {"rhythm"},
     "open_clip": set(),
     "laion_clap": set(),
     "requests": set(),
@@ -102,7 +102,7 @@ TORCH_THROUGHOUT = (
 
 HEAVY = (
     *("numpy", "torch", "lancedb", "pyarrow", "onnxruntime", "onnx", "scipy", "av", "cv2", "PIL", "mutagen", "safetensors"),
-    *("matplotlib", "sklearn"),
+    *("matplotlib", "sklearn", "librosa", "numba"),
 )
 
 

@@ -76,6 +76,7 @@ def test_the_order_of_time_is_exif_then_the_files(tmp_path: Path, gathered: Call
     found = gathered(tmp_path / "p")
     assert names(found) == ["b.jpg", "c.jpg", "a.jpg"]
     assert np.diff(found.times_s).tolist() == [14 * 3600, 34 * 3600]
+    assert found.dated == 2
 
 
 def test_the_order_of_names_counts_numbers(tmp_path: Path, gathered: Callable[..., shots.Shots]) -> None:
@@ -106,7 +107,7 @@ def test_photos_of_the_library_are_not_read_again(tmp_path: Path) -> None:
         raise AssertionError("no encoder is needed")
 
     known = gather([str(tmp_path / "p")], library, space(), never)
-    assert len(known) == 1
+    assert (len(known), known.dated) == (1, 1)
     assert known.times_s[0] == (datetime(2021, 5, 3, 10) - datetime(1970, 1, 1)).total_seconds()
     photo(tmp_path / "p" / "b.jpg")
     asked: list[tuple[int, int]] = []

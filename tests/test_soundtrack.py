@@ -63,7 +63,7 @@ def library_of(folder: Path, tracks: dict[Path, tuple[float, float]], artist: st
 def shots_of(*runs: tuple[tuple[float, float], int]) -> Shots:
     rng = np.random.default_rng(0)
     vectors = np.concatenate([np.tile(vector, (n, 1)) + 0.05 * rng.standard_normal((n, 2)) for vector, n in runs])
-    return Shots(tuple(f"/p/{i}.jpg" for i in range(len(vectors))), unit(vectors), np.arange(len(vectors)) * 60.0)
+    return Shots(tuple(f"/p/{i}.jpg" for i in range(len(vectors))), unit(vectors), np.arange(len(vectors)) * 60.0, len(vectors))
 
 
 def show(library: Library, shots: Shots, **settings: float) -> Show:
@@ -175,6 +175,16 @@ def test_no_music_that_can_be_played(tmp_path: Path) -> None:
     library = library_of(tmp_path / "library", {tmp_path / "gone.wav": HAPPY})
     with pytest.raises(LibraryError, match=r"none of the music.*gone\.wav"):
         show(library, shots_of((HAPPY, 3)))
+
+
+def test_what_is_known_of_the_order_and_the_scenes_is_said(tmp_path: Path, music: Path) -> None:
+    library = library_of(tmp_path / "library", {music / "0.wav": HAPPY})
+    undated = replace(shots_of((HAPPY, 10)), dated=0)
+    assert show(library, undated).notes == (
+        "no photo says when it was taken: they are in the order of the files' times; --order name goes by name",
+        "the photos feel much alike: they are one scene",
+    )
+    assert show(library, shots_of((HAPPY, 4))).notes == ()
 
 
 @pytest.mark.parametrize("photos", [1, 2, 5])
