@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emoclim_cli.timing import SHARE, landed, pieces, slack
+from emoclim_cli.timing import LEAST_PIECE_S, SHARE, landed, pieces, slack
 
 NONE = np.zeros(0)
 
@@ -49,8 +49,8 @@ def test_a_track_that_is_too_short_is_played_over_again() -> None:
 )
 def test_parts_fit_their_track_and_their_slot(places: list[float], length_s: float, slack_s: float, seed: int) -> None:
     breaks = np.array(places)
-    if breaks[-1] - breaks[0] < 1:
-        breaks[-1] = breaks[0] + 1
+    if breaks[-1] - breaks[0] < LEAST_PIECE_S:
+        breaks = breaks[[0, -1]] + [0, LEAST_PIECE_S]
     found = pieces(breaks, np.random.default_rng(seed).uniform(0, 1, len(breaks)), breaks[::2], length_s, slack_s)
     assert abs(sum(piece.length_s for piece in found) - length_s) <= slack_s + 1e-6
     for piece in found:
@@ -62,8 +62,9 @@ def test_photos_land_on_strong_onsets_and_beats() -> None:
     onsets = np.array([3.5, 4.1, 8.3, 11.9])
     strengths = np.array([0.9, 0.2, 0.5, 0.3])
     assert landed([4.0, 8.0, 12.0, 16.0], onsets, strengths, np.zeros(0), 1.0) == [3.5, 8.3, 11.9, 16.0]
-    # A beat outweighs a little strength.
-    assert landed([4.0], onsets, strengths, np.array([0.1, 4.12]), 1.0) == [4.1]
+    # A beat outweighs a little strength, and so does nearness.
+    assert landed([4.0], onsets, np.array([0.4, 0.3, 0, 0]), np.array([0.1, 4.12]), 1.0) == [4.1]
+    assert landed([4.0], onsets, np.array([0.4, 0.3, 0, 0]), np.zeros(0), 1.0) == [4.1]
     assert landed([4.0], np.zeros(0), np.zeros(0), np.zeros(0), 1.0) == [4.0]
 
 
