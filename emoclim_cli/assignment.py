@@ -1,4 +1,4 @@
-"""Which track for which slot of a show: one optimisation over the whole sequence, solved exactly as a mixed-integer programme (HiGHS).
+"""Which track for which slot of a show: one optimisation over the whole sequence, a mixed-integer programme that HiGHS solves.
 
 Shape letters: m slots, t tracks, u pooled tracks, k pooled tracks of one slot.
 """
@@ -58,24 +58,23 @@ def assign(match: np.ndarray, pooled: Sequence[np.ndarray], change: np.ndarray, 
     """The track of each slot: the most of the sum of matches, less the changes between neighbours, less what broken rules cost.
 
     `match` (m, t) of all tracks or of those that `pooled` (indices into them, for each slot) leaves; `change` (t, t): what it costs that
-    the one is followed by the other; `artists` (t,): those without a name count for nobody. Exact within the pools up to SLOTS_AT_ONCE
-    slots.
+    the one is followed by the other; `artists` (t,): those without a name count for nobody. The best there is within the pools, for a show
+    of up to SLOTS_AT_ONCE slots that is solved within NODE_LIMIT.
     """
     chosen: list[int] = []
     for start in range(0, len(pooled), SLOTS_AT_ONCE):
         stop = min(start + SLOTS_AT_ONCE, len(pooled))
-        free = pooled[start:stop] if not chosen else [_unused(pool, chosen, len(change)) for pool in pooled[start:stop]]
+        free = _left(pooled[start:stop], match[start:stop], chosen)
         chosen += _stretch(match[start:stop], free, change, artists, rules, chosen)
     return chosen
 
 
-def _unused(pool: np.ndarray, before: Sequence[int], t: int) -> np.ndarray:
-    """What of a pool has not been used; where that is little, whatever has not; where all has, the pool."""
-    unused = np.setdiff1d(pool, before)
-    if len(unused) >= BEST:
-        return unused
-    everything = np.setdiff1d(np.arange(t), before)
-    return everything if len(everything) else pool
+def _left(pooled: Sequence[np.ndarray], match: np.ndarray, before: Sequence[int]) -> Sequence[np.ndarray]:
+    """The pools of a stretch; after another one new pools of what that has left, where it is enough. `match` (m, t) of the stretch."""
+    unused = np.setdiff1d(np.arange(match.shape[1]), before)
+    if not before or len(unused) < len(pooled):
+        return pooled
+    return [unused[pool] for pool in pools(match[:, unused])]
 
 
 def _stretch(

@@ -6,6 +6,7 @@ Nothing heavy is imported above: `emoclim --help` and a match of indexed files s
 from __future__ import annotations
 
 import io
+import signal
 import sys
 from typing import Annotated, Any
 
@@ -56,7 +57,13 @@ _CLICK_ERROR: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name
 INTERRUPTED = 130
 
 
+def _terminate(number: int, _frame: object) -> None:
+    """As Ctrl-C does: what is half written is cleared away."""
+    sys.exit(128 + number)
+
+
 def main() -> None:
+    signal.signal(signal.SIGTERM, _terminate)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # None where it is closed
             stream.reconfigure(errors="backslashreplace")  # a terminal of another encoding costs a few letters, not the answer

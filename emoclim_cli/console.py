@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from emoclim_cli.evaluation import Direction
     from emoclim_cli.indexing import Summary
     from emoclim_cli.projections import EmotionSpace
-    from emoclim_cli.soundtrack import Show
     from emoclim_cli.tagging import TagReport
     from emoclim_cli.training import Epoch
 
@@ -237,41 +236,8 @@ def _short_path(path: str) -> str:
     return printable(min(names, key=len))
 
 
-def show_json(show: Show) -> dict[str, Any]:
-    sheet = show.sheet
-    scenes = []
-    for slot in show.slots:
-        seen = sheet.photos[slot.first : slot.stop]
-        times = {"start_s": round(seen[0].start_s, 3), "end_s": round(seen[-1].end_s, 3)}
-        heard = sheet.heard(seen[0].start_s)
-        about = {"scene": slot.scene, "emotion": slot.emotion, "track": heard.path if heard else ""}
-        scenes.append({**about, **times, "photos": [photo.path for photo in seen]})
-    tracks = len({track.path for track in sheet.tracks})
-    return {
-        "duration_s": round(sheet.duration_s, 3),
-        "space": sheet.space,
-        "scenes": scenes,
-        "tracks": tracks,
-        "photos": len(sheet.photos),
-        "skipped": [{"path": path, "reason": reason} for path, reason in show.skipped],
-        "notes": list(show.notes),
-    }
-
-
-def show_soundtrack(show: Show) -> None:
-    sheet = show.sheet
-    rows: list[Sequence[Cell]] = []
-    for slot in show.slots:
-        first = sheet.photos[slot.first]
-        heard = sheet.heard(first.start_s)
-        colour = Text(slot.emotion, COLOURS.get(slot.emotion, ""))
-        title = "" if heard is None else heard.title or os.path.splitext(os.path.basename(heard.path))[0]
-        artist = "" if heard is None else heard.artist
-        place = "" if heard is None else duration(heard.offset_s + first.start_s - heard.start_s) or "0:00"
-        rows.append((duration(first.start_s) or "0:00", f"{slot.stop - slot.first:,}", colour, artist, printable(title), place))
-    columns = ("from", "photos", "feels", "artist", "title", "at")
-    caption = f"{counted(len(sheet.photos), 'photo')}, {duration(sheet.duration_s)}; at: where in the track"
-    show_table(columns, rows, right=("from", "photos", "at"), elastic=("artist", "title"), caption=caption)
+def emotion_cell(name: str) -> Text:
+    return Text(name, COLOURS.get(name, ""))
 
 
 def summary_json(summary: Summary, counts: Mapping[str, int], seconds: float) -> dict[str, Any]:

@@ -7,7 +7,6 @@ the track and the place in it that are heard as it appears; these are there to b
 from __future__ import annotations
 
 import json
-import math
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +25,10 @@ DECIMALS = 6
 TOLERANCE_S = 0.001
 FOREMOST_S = 0.05
 """A track that will have taken over so soon is foremost: one that begins without a fade takes a hundredth of a second."""
+MOST_S = 24 * 3600.0
+"""The longest show. More in a sheet is a slip, which would fill the disk."""
+LARGEST = 1e6
+"""Of any number in a sheet."""
 M3U_SHOW, M3U_PHOTO, M3U_TRACK = "#EMOCLIM-SHOW:", "#EMOCLIM-PHOTO:", "#EMOCLIM-TRACK:"
 """Beginnings of the lines in which an M3U8 playlist carries a cue sheet: comments to every player."""
 
@@ -102,15 +105,22 @@ def _rounded(cue: Cue) -> Cue:
     return replace(cue, **times)
 
 
-def write(sheet: CueSheet, base: str | None) -> bytes:
-    """The cue sheet as JSON; paths are relative to the folder `base`, which it will be in, or absolute."""
-    rows = {"photos": [_photo_row(sheet, photo, base) for photo in sheet.photos], "tracks": [_row(track, base) for track in sheet.tracks]}
+def write(sheet: CueSheet, base: str | None, *, photos_stay: bool = False) -> bytes:
+    """The cue sheet as JSON; paths are relative to the folder `base`, which it will be in, or absolute where that is None.
+
+    `photos_stay`: those of photos are absolute, for a sheet that will be carried away with its tracks alone.
+    """
+    photos = [_photo_row(sheet, photo, base, None if photos_stay else base) for photo in sheet.photos]
+    rows = {"photos": photos, "tracks": [_row(track, base) for track in sheet.tracks]}
     head = {"format": FORMAT, "duration_s": round(sheet.duration_s, DECIMALS), "space": sheet.space}
     return json.dumps(head | rows, indent=1).encode("ascii") + b"\n"
 
 
-def m3u_comments(sheet: CueSheet, base: str | None) -> tuple[list[str], list[list[str]]]:
-    """The cue sheet as comments of an M3U8 playlist: lines for its head, and lines for each of the tracks, which stand before its entry."""
+def m3u_comments(sheet: CueSheet, base: str | None, *, photos_stay: bool = False) -> tuple[list[str], list[list[str]]]:
+    """The cue sheet as comments of an M3U8 playlist: lines for its head, and lines for each of the tracks, which stand before its entry.
+
+    The other arguments are those of `write`.
+    """
     head = [M3U_SHOW + json.dumps({"format": FORMAT, "space": sheet.space})]
     lines = [
         # VLC plays just that part; other players play the whole track.
@@ -124,7 +134,7 @@ def m3u_comments(sheet: CueSheet, base: str | None) -> tuple[list[str], list[lis
     for photo in sheet.photos:
         foremost = sheet.heard(photo.start_s)
         where = head if foremost is None else lines[sheet.tracks.index(foremost)]
-        where.append(M3U_PHOTO + json.dumps(_row(photo, base)))
+        where.append(M3U_PHOTO + json.dumps(_row(photo, None if photos_stay else base)))
     return head, lines
 
 
@@ -137,7 +147,8 @@ def read(path: str) -> CueSheet:
         raise CueError(f"cannot read {name}: {error.strerror}", "make one: emoclim soundtrack PHOTOS --cue FILE.json") from error
     base = os.path.dirname(os.path.abspath(path))
     try:
-        document = _m3u_document(text) if text.lstrip("\ufeff").startswith("#EXTM3U") else json.loads(text)
+        text = text.removeprefix("\ufeff")
+        document = _m3u_document(text) if text.startswith("#EXTM3U") else json.loads(text)
         return _sheet(document, base)
     except RecursionError as error:
         raise CueError(f"{name} is no cue sheet: it is nested too deeply") from error
@@ -156,12 +167,12 @@ def _m3u_document(text: str) -> dict[str, Any]:
     return heads[0] | {"photos": rows(M3U_PHOTO), "tracks": rows(M3U_TRACK)}
 
 
-def _photo_row(sheet: CueSheet, photo: PhotoCue, base: str | None) -> dict[str, Any]:
+def _photo_row(sheet: CueSheet, photo: PhotoCue, base: str | None, photo_base: str | None) -> dict[str, Any]:
     foremost = sheet.heard(photo.start_s)
     if foremost is None:
-        return _row(photo, base)
+        return _row(photo, photo_base)
     offset_s = max(0.0, foremost.offset_s + photo.start_s - foremost.start_s)
-    return _row(photo, base) | {"track": place(foremost.path, base), "offset_s": round(offset_s, DECIMALS)}
+    return _row(photo, photo_base) | {"track": place(foremost.path, base), "offset_s": round(offset_s, DECIMALS)}
 
 
 def _row(cue: Cue, base: str | None) -> dict[str, Any]:
@@ -172,7 +183,7 @@ def _sheet(document: object, base: str) -> CueSheet:
     """Raises ValueError."""
     if not isinstance(document, dict):
         raise ValueError("it is no JSON object")
-    if document.get("format") != FORMAT:
+    if document.get("format") != FORMAT or document.get("format") is True:
         raise ValueError(f"its format is {document.get('format')!r}, this emoclim reads {FORMAT}")
     photos = _cues(document, "photos", PhotoCue, base)
     tracks = sorted(_cues(document, "tracks", TrackCue, base), key=lambda track: track.start_s)
@@ -183,6 +194,8 @@ def _sheet(document: object, base: str) -> CueSheet:
     for number, (before, photo) in enumerate(pairwise(photos), 2):
         if abs(before.end_s - photo.start_s) > TOLERANCE_S:
             raise ValueError(f"photo {number} starts at {photo.start_s:g} s, and the one before ends at {before.end_s:g} s")
+    if photos[-1].end_s > MOST_S:
+        raise ValueError(f"photo {len(photos)} ends at {photos[-1].end_s:g} s, and a show is no longer than {MOST_S / 3600:.0f} hours")
     return CueSheet(tuple(photos), tuple(tracks), str(document.get("space", "")))
 
 
@@ -228,13 +241,15 @@ NOT_NEGATIVE = ("start_s", "offset_s", "fade_s", "fade_in_s", "fade_out_s")
 def _value(name: str, type_: str, value: object) -> object:
     """Raises ValueError for a value that is not of the field's type."""
     if type_ == "float":
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"{name} is {value!r}, not a number")
+        if not abs(value) <= LARGEST:  # nor NaN
+            raise ValueError(f"{name} is no number that can be used")
         if name in NOT_NEGATIVE and value < 0:
             raise ValueError(f"{name} is {value:g}, less than 0")
         return float(value)
     if type_ == "int":
-        if isinstance(value, bool) or not isinstance(value, int):
+        if isinstance(value, bool) or not isinstance(value, int) or abs(value) > LARGEST:
             raise ValueError(f"{name} is {value!r}, not a whole number")
         return value
     if not isinstance(value, str) or (name == "path" and ("\0" in value or not value)):

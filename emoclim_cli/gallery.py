@@ -98,7 +98,6 @@ def write(
     photo, music = shown[MediaKind.PHOTO], shown[MediaKind.MUSIC]
     if not photo.items and not music.items:
         raise LibraryError("nothing in the library can be shown: it holds neither photos nor music", "emoclim index FOLDER...")
-    outputs.refuse_media(file)
     base = os.path.dirname(os.path.abspath(file))
     paths = [item.path for item in photo.items]
     template, own = _template()

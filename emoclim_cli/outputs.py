@@ -28,10 +28,17 @@ def refuse_media(path: str) -> None:
         raise UsageError(f"{printable(path)} is one of your media files ({kind}) and will not be overwritten", "choose another output name")
 
 
+def check(path: str) -> int | None:
+    """Raises what writing to `path` would, as far as it can be told before. Gives type and permissions of the file that is there."""
+    refuse_media(path)
+    with _translated(path):
+        return _mode(path)
+
+
 def write_atomically(path: str, data: bytes) -> None:
     """Writes a file whole or not at all. A terminal, a pipe or a device is written to directly. Raises as `replacing` does."""
+    mode = check(path)
     with _translated(path):
-        mode = _mode(path)
         if mode is not None and not stat.S_ISREG(mode):
             with open(path, "wb") as file:
                 file.write(data)
@@ -45,12 +52,12 @@ def replacing(path: str) -> Iterator[str]:
     """The name of an empty temporary file beside `path`, which takes its place when the block ends; an old file is intact until then.
 
     Whatever the block raises, Ctrl-C as well, the temporary file is removed. Follows a symbolic link, keeps the permissions of a file it
-    replaces. Raises UsageError when `path` is a folder, is no regular file, is write-protected or is in a folder that does not exist;
-    MediaError for any OSError, of the block as well: the disk refuses.
+    replaces. Raises UsageError when `path` is a photo, a track, a folder, no regular file, write-protected or in a folder that does not
+    exist; MediaError for any OSError, of the block as well: the disk refuses.
     """
+    mode = check(path)
     with _translated(path):
         target = os.path.realpath(path)
-        mode = _mode(path)
         if mode is not None and not stat.S_ISREG(mode):
             raise UsageError(f"cannot write {printable(path)}: it is no regular file", "give the name of a file")
         temporary = os.path.join(os.path.dirname(target), f".emoclim-{secrets.token_hex(8)}.tmp")

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from emoclim_cli.cues import CueSheet, m3u_comments
 from emoclim_cli.errors import UsageError
 from emoclim_cli.media import printable, suffix_of
 from emoclim_cli.outputs import place
@@ -44,6 +45,16 @@ class Playlist:
     entries: list[Entry]
     comments: tuple[str, ...] = ()
     """Lines that begin with `#`, for M3U alone."""
+
+
+def of_sheet(sheet: CueSheet, title: str, base: str | None, *, photos_stay: bool = False) -> Playlist:
+    """The tracks of a show in their order, as long as they are heard; the cue sheet is in the comments (see `cues.m3u_comments`)."""
+    head, comments = m3u_comments(sheet, base, photos_stay=photos_stay)
+    entries = [
+        Entry(track.path, track.title, track.artist, track.end_s - track.start_s, comments=tuple(lines))
+        for track, lines in zip(sheet.tracks, comments, strict=True)
+    ]
+    return Playlist(title, entries, tuple(head))
 
 
 Format = Callable[[Playlist, str | None], bytes]

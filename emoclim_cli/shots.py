@@ -76,7 +76,9 @@ def gather(
     absent = [file for file in files if file.path not in vectors]
     if absent:
         vectors |= _encoded(absent, space, encoder(MediaKind.PHOTO), skipped, progress)
-        taken |= {file.path: tags.read_photo_tags(file.path).taken for file in absent if file.path in vectors}
+        read = [file.path for file in absent if file.path in vectors]
+        with ThreadPoolExecutor() as pool:
+            taken |= {path: found.taken for path, found in zip(read, pool.map(tags.read_photo_tags, read), strict=True)}
     usable = [file for file in files if file.path in vectors]
     if not usable:
         path, reason = skipped[0]

@@ -56,8 +56,7 @@ def render(
     """
     import av
 
-    if any(side % 2 or not SMALLEST <= side <= LARGEST for side in size):
-        raise UsageError(f"{size[0]}x{size[1]}: no size for a video", f"even numbers from {SMALLEST} to {LARGEST}: 1920x1080")
+    check_size(size)
     _check_photos(sheet)
     with replacing(file) as temporary:
         try:
@@ -72,6 +71,12 @@ def render(
         except av.error.FFmpegError as error:
             reason = os.strerror(error.errno) if error.errno in errno.errorcode else str(error)
             raise MediaError(f"cannot write {printable(file)}: {reason}") from error
+
+
+def check_size(size: tuple[int, int]) -> None:
+    """Raises UsageError for a (width, height) that a video cannot have."""
+    if any(side % 2 or not SMALLEST <= side <= LARGEST for side in size):
+        raise UsageError(f"{size[0]}x{size[1]}: no size for a video", f"even numbers from {SMALLEST} to {LARGEST}: 1920x1080")
 
 
 def _check_photos(sheet: CueSheet) -> None:

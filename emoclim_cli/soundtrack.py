@@ -6,9 +6,11 @@ Shape letters: n photos, m slots, t tracks, u pooled tracks, e emotion dim.
 
 from __future__ import annotations
 
+import functools
 import math
+import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from emoclim_cli import assignment, mixing, rhythm, timing
-from emoclim_cli.cues import CueSheet, PhotoCue, TrackCue, rounded
-from emoclim_cli.errors import LibraryError, UnreadableMedia
+from emoclim_cli.cues import MOST_S, CueSheet, PhotoCue, TrackCue, rounded
+from emoclim_cli.errors import LibraryError, NoLibrary, UnreadableMedia, UsageError
 from emoclim_cli.library import Library
 from emoclim_cli.matching import check_space
 from emoclim_cli.media import MediaItem, MediaKind, printable
@@ -38,9 +40,13 @@ SHORT_COST = 1.0
 """Of a track that is too short for its slot: times the part of the slot that it leaves. A cosine is worth less."""
 TEMPO_COST, ENERGY_COST = 0.1, 0.05
 """Of a change between neighbours: half an octave of tempo; one standard deviation of energy. Matches differ by about as much."""
+AT_ONCE_COST = 1.0
+"""Of a track that follows itself: where one has to be chosen twice, not in a row."""
 PHOTO_FADE_S = 0.8
 LEAST_FADE_S = 0.02
 """A cut in the music would click."""
+GONE = "it is not there now"
+LEFT_OUT_SHOWN = 5
 GAIN_LIMITS_DB = (-30.0, 20.0)
 """A part that is softer than this can make up is so on purpose, or is noise."""
 
@@ -63,7 +69,7 @@ class Slot:
     stop: int
     """Photos first to stop - 1."""
     emotion: str
-    """The likeliest, by the mean of its photos' probabilities."""
+    """The likeliest in its scene, by the mean of the photos' probabilities."""
 
     def planned_s(self, photo_s: float) -> float:
         return (self.stop - self.first) * photo_s
@@ -82,8 +88,10 @@ class Tracks:
         """(t,) what their headers say; infinite where they say nothing."""
         return np.array([item.duration_s or math.inf for item in self.items])
 
-    def without(self, row: int) -> Tracks:
-        return Tracks(self.items[:row] + self.items[row + 1 :], np.delete(self.vectors, row, axis=0))
+    def without(self, unusable: Container[MediaItem]) -> Tracks:
+        """Those that are not `unusable`."""
+        kept = [row for row, item in enumerate(self.items) if item not in unusable]
+        return Tracks(tuple(self.items[row] for row in kept), self.vectors[kept])
 
 
 @dataclass(frozen=True)
@@ -97,12 +105,11 @@ class Show:
 
 
 class _Unusable(Exception):
-    """One of the tracks that were to be heard cannot be: its place among them, and why."""
+    """Some of the tracks that were to be heard cannot be: which, and why."""
 
-    def __init__(self, item: MediaItem, reason: str) -> None:
-        super().__init__(reason)
-        self.item = item
-        self.reason = reason
+    def __init__(self, reasons: Mapping[MediaItem, str]) -> None:
+        super().__init__()
+        self.reasons = reasons
 
 
 def compose(
@@ -118,39 +125,52 @@ def compose(
     """The show of these photos with the library's music, exactly `settings.photo_s` times their number long.
 
     `by_time`: the photos are in the order of their times, so that gaps in time count. What is heard in tracks is kept in `cache`;
-    `progress(done, total)` counts tracks that are listened to, and may begin anew. Raises LibraryError where there is no music that can be
-    used, or the library is of another space.
+    `progress(done, total)` counts tracks that are listened to, and may begin anew. Raises UsageError for a show that is too long, NoLibrary
+    where there is no music, LibraryError where none of it can be played, or the library is of another space.
     """
+    if len(shots) * settings.photo_s > MOST_S:
+        hint = f"fewer photos, or less than {MOST_S / len(shots):.1f} seconds for each"
+        raise UsageError(f"a show of {len(shots)} photos would be longer than {MOST_S / 3600:.0f} hours", hint)
     check_space(library, space)
     tracks = tracks_of(library)
-    notes: list[str] = []
+    unusable: dict[MediaItem, str] = {}
+    measure = functools.cache(mixing.loudness)
     while True:
         slots = slots_of(space, shots, settings, tracks.durations_s, by_time=by_time)
         hear = _hearing(cache, progress)
         try:
             chosen = [tracks.items[row] for row in choose(slot_vectors(shots, slots), slots, tracks, settings, hear)]
-            rhythms = dict(zip(dict.fromkeys(chosen), hear(list(dict.fromkeys(chosen)), rhythm.analyse), strict=True))
-            sheet = cue_sheet(space, shots, slots, chosen, rhythms, settings)
+            different = list(dict.fromkeys(chosen))
+            rhythms = dict(zip(different, hear(different, rhythm.analyse), strict=True))
+            sheet = cue_sheet(space, shots, slots, chosen, rhythms, settings, measure)
         except _Unusable as error:
-            notes.append(f"{printable(error.item.path)} cannot be played: {error.reason}; another track was chosen")
-            tracks = tracks.without(tracks.items.index(error.item))
+            if not unusable:  # where one is not there, its whole disk may be gone
+                unusable |= {item: GONE for item in tracks.items if not os.path.exists(item.path)}
+            unusable |= {item: reason for item, reason in error.reasons.items() if item not in unusable}
+            tracks = tracks.without(unusable)
             if not tracks.items:
-                raise LibraryError(f"none of the music in the library can be played; {notes[-1]}", "emoclim index") from error
+                item, reason = next(iter(unusable.items()))
+                raise LibraryError(
+                    f"none of {len(unusable)} tracks can be played; {printable(item.path)}: {reason}", "emoclim index"
+                ) from error
             continue
-        if by_time and not shots.dated:
-            notes.append("no photo says when it was taken: they are in the order of the files' times; --order name goes by name")
-        if slots[-1].scene == 1 and len(shots) >= 2 * LEAST_PHOTOS:
-            notes.append("the photos feel much alike: they are one scene")
-        notes += _remarks(slots, chosen, rhythms, settings, len(tracks.items))
-        return Show(sheet, tuple(slots), shots.skipped, tuple(notes))
+        notes = _remarks(shots, slots, chosen, rhythms, settings, len(tracks.items), by_time=by_time)
+        return Show(sheet, tuple(slots), shots.skipped, (*_left_out(unusable), *notes))
+
+
+def _left_out(unusable: Mapping[MediaItem, str]) -> Iterator[str]:
+    for item, reason in list(unusable.items())[:LEFT_OUT_SHOWN]:
+        yield f"{printable(item.path)} cannot be played: {reason}; others were chosen"
+    if len(unusable) > LEFT_OUT_SHOWN:
+        yield f"{len(unusable) - LEFT_OUT_SHOWN:,} more tracks cannot be played"
 
 
 def tracks_of(library: Library) -> Tracks:
-    """Raises LibraryError where there is none."""
+    """Raises NoLibrary where there is none."""
     view = library.view(MediaKind.MUSIC)
     rows = np.flatnonzero(view.present & view.current)
     if not len(rows):
-        raise LibraryError("no music in the library", "emoclim index ~/Music")
+        raise NoLibrary("no music in the library", "emoclim index ~/Music")
     by_path = sorted(rows.tolist(), key=lambda row: view.path_bytes[row])
     unique = list({view.content[row]: row for row in reversed(by_path)}.values())[::-1]  # of copies the first by path
     return Tracks(tuple(view.item(row) for row in unique), np.asarray(view.emotion[unique]))
@@ -164,9 +184,10 @@ def slots_of(space: EmotionSpace, shots: Shots, settings: Settings, durations_s:
     probabilities = space.probabilities(shots.vectors)
     slots = []
     for scene, (first, stop) in enumerate(pairwise(edges), 1):
+        emotion = space.emotions[int(probabilities[first:stop].mean(axis=0).argmax())]
         parts = _parts((stop - first) * settings.photo_s, settings.crossfade_s, durations_s, stop - first)
         for low, high in pairwise(np.linspace(first, stop, parts + 1).round().astype(int).tolist()):
-            slots.append(Slot(scene, low, high, space.emotions[int(probabilities[low:high].mean(axis=0).argmax())]))
+            slots.append(Slot(scene, low, high, emotion))
     return slots
 
 
@@ -193,6 +214,7 @@ def _hearing(cache: Path | None, progress: Callable[[int, int], None]) -> Hear:
     def hear(items: Sequence[MediaItem], listen: Callable[[str, Path | None], Any]) -> list[Any]:
         """What `listen` finds in each, on threads. Raises _Unusable."""
         heard = []
+        unusable: dict[MediaItem, str] = {}
         with ThreadPoolExecutor() as pool:
             futures = [pool.submit(listen, item.path, cache) for item in items]
             try:
@@ -201,10 +223,12 @@ def _hearing(cache: Path | None, progress: Callable[[int, int], None]) -> Hear:
                     try:
                         heard.append(future.result())
                     except UnreadableMedia as error:
-                        raise _Unusable(item, error.message) from error
+                        unusable[item] = error.message
             finally:
                 pool.shutdown(cancel_futures=True)
         progress(len(items), len(items))
+        if unusable:
+            raise _Unusable(unusable)
         return heard
 
     return hear
@@ -236,7 +260,12 @@ def change_of(pulses: Sequence[Pulse]) -> np.ndarray:
     spread = max(float(energy.std()), 1e-6)
     jump = np.abs(energy[:, None] - energy[None, :]) / spread
     change: np.ndarray = TEMPO_COST * rhythm.tempo_distance(tempo[:, None], tempo[None, :]) / 0.5 + ENERGY_COST * jump
+    np.fill_diagonal(change, AT_ONCE_COST)
     return change
+
+
+Measure = Callable[[str, float, float], float]
+"""`mixing.loudness`, or one that remembers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +286,7 @@ def cue_sheet(
     chosen: Sequence[MediaItem],
     rhythms: Mapping[MediaItem, Rhythm],
     settings: Settings,
+    measure: Measure,
 ) -> CueSheet:
     """When each photo is seen and each track heard. Raises _Unusable for a track whose loudness cannot be measured."""
     nearest = space.probabilities(shots.vectors).argmax(axis=1)
@@ -271,7 +301,8 @@ def cue_sheet(
         length_s = slot.stop * settings.photo_s - begin
         onsets, strengths, beats = [], [], []
         at = begin
-        for piece in timing.pieces(heard.breaks_s, heard.calm, heard.onsets_s, length_s, 0.0 if last else slack_s):
+        before = [timing.Piece(span.offset_s, span.end_s - span.start_s) for span in spans if span.item == item]
+        for piece in timing.pieces(heard.breaks_s, heard.calm, heard.onsets_s, length_s, 0.0 if last else slack_s, before):
             end = at + piece.length_s
             spans.append(_Span(item, slot.scene, at, end, piece.offset_s))
             within = (heard.onsets_s >= piece.offset_s) & (heard.onsets_s < piece.offset_s + piece.length_s)
@@ -290,10 +321,13 @@ def cue_sheet(
     fades = [0.0, *np.minimum(PHOTO_FADE_S, np.minimum(lengths[:-1], lengths[1:])).tolist()]
     names = [space.emotions[i] for i in nearest.tolist()]
     photos = map(PhotoCue, shots.paths, starts, [*starts[1:], total_s], fades, scene_of, names)
-    return rounded(CueSheet(tuple(photos), tuple(_track_cues(spans, rhythms, settings.crossfade_s, total_s)), space.name))
+    tracks = _track_cues(spans, rhythms, settings.crossfade_s, total_s, measure)
+    return rounded(CueSheet(tuple(photos), tuple(tracks), space.name))
 
 
-def _track_cues(spans: Sequence[_Span], rhythms: Mapping[MediaItem, Rhythm], crossfade_s: float, total_s: float) -> list[TrackCue]:
+def _track_cues(
+    spans: Sequence[_Span], rhythms: Mapping[MediaItem, Rhythm], crossfade_s: float, total_s: float, measure: Measure
+) -> list[TrackCue]:
     """Spans with fades: each begins half a crossfade before it is in front and ends half a one after it, as far as the track reaches."""
     cues = []
     for i, span in enumerate(spans):
@@ -303,11 +337,11 @@ def _track_cues(spans: Sequence[_Span], rhythms: Mapping[MediaItem, Rhythm], cro
         after = min(half, max(rhythms[span.item].duration_s - span.offset_s - length_s, 0.0), total_s - span.end_s)
         opening = span.offset_s <= rhythms[span.item].breaks_s[0] + 0.1  # the track's own beginning
         fade_in = max(2 * before, LEAST_FADE_S) if i or opening else max(half, LEAST_FADE_S)
-        fade_out = 2 * after if i < len(spans) - 1 else 2 * half
+        fade_out = 2 * after if i < len(spans) - 1 else min(2 * half, length_s / 2)
         try:
-            level = mixing.loudness(span.item.path, span.offset_s, length_s)
+            level = measure(span.item.path, span.offset_s, length_s)
         except UnreadableMedia as error:
-            raise _Unusable(span.item, error.message) from error
+            raise _Unusable({span.item: error.message}) from error
         cues.append(
             TrackCue(
                 path=span.item.path,
@@ -326,17 +360,32 @@ def _track_cues(spans: Sequence[_Span], rhythms: Mapping[MediaItem, Rhythm], cro
 
 
 def _remarks(
-    slots: Sequence[Slot], chosen: Sequence[MediaItem], rhythms: Mapping[MediaItem, Rhythm], settings: Settings, there: int
+    shots: Shots,
+    slots: Sequence[Slot],
+    chosen: Sequence[MediaItem],
+    rhythms: Mapping[MediaItem, Rhythm],
+    settings: Settings,
+    there: int,
+    *,
+    by_time: bool,
 ) -> list[str]:
+    """What did not work out as one would wish."""
     remarks = []
+    if by_time and not shots.dated:
+        remarks.append("no photo says when it was taken: they are in the order of the files' times; --order name goes by name")
+    if slots[-1].scene == 1 and len(shots) >= 2 * LEAST_PHOTOS:
+        remarks.append("the photos feel much alike: they are one scene")
     for item, count in Counter(chosen).items():
         if count > 1:
-            reason = f"there are only {there} tracks for {len(slots)} parts" if there < len(slots) else "nothing else fits"
+            few = "is only 1 track" if there == 1 else f"are only {there} tracks"
+            reason = f"there {few} for {len(slots)} parts" if there < len(slots) else "nothing else fits"
             remarks.append(f"{item.display_title} is chosen {count} times: {reason}")
-    artists = Counter(item.artist for item in dict.fromkeys(chosen) if item.artist)
-    for artist, count in artists.items():
+    names = {item.artist.casefold(): item.artist for item in chosen if item.artist}
+    for name, count in Counter(item.artist.casefold() for item in chosen if item.artist).items():
         if count > settings.per_artist:
-            remarks.append(f"{artist} has {count} tracks, more than --per-artist {settings.per_artist}: there is too little of others")
+            remarks.append(
+                f"{names[name]} is chosen {count} times, more than --per-artist {settings.per_artist}: there is too little of others"
+            )
     for slot, item in zip(slots, chosen, strict=True):
         breaks = rhythms[item].breaks_s
         length_s = slot.planned_s(settings.photo_s)

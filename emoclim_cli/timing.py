@@ -31,6 +31,8 @@ LIVELY_BONUS = 1.0
 """For the part of a track with the most onsets; as much as a perfect place to begin at."""
 
 
+HEARD_COST = 5.0
+"""For a part that has been heard before in the show; more than all that speaks for any other."""
 LEAST_PIECE_S = 2.0
 """A track that is shorter than this is not repeated at once: silence follows."""
 
@@ -48,12 +50,15 @@ def slack(photo_s: float) -> float:
     return min(SHARE * photo_s, MOST_S)
 
 
-def pieces(breaks_s: np.ndarray, calm: np.ndarray, onsets_s: np.ndarray, length_s: float, slack_s: float) -> list[Piece]:
+def pieces(
+    breaks_s: np.ndarray, calm: np.ndarray, onsets_s: np.ndarray, length_s: float, slack_s: float, heard: Sequence[Piece] = ()
+) -> list[Piece]:
     """What of a track fills `length_s`, or up to `slack_s` more or less, if it can then begin and end at good places.
 
     `breaks_s` (p,) are the places where it can be entered or left, first and last sound included, and `calm` (p,) how good each is, 0 to 1;
-    of parts that are as good, that with more onsets is taken: a long fade-out is no music to look at photos by. One piece where the track
-    is long enough; else it is played as often as is needed, in equal pieces. With a `slack_s` of 0 the length is kept exactly.
+    of parts that are as good, that with more onsets is taken: a long fade-out is no music to look at photos by; and what has been `heard`
+    in the show is avoided. One piece where the track is long enough; else it is played as often as is needed, in equal pieces. With a
+    `slack_s` of 0 the length is kept exactly.
     """
     first, last = float(breaks_s[0]), float(breaks_s[-1])
     slack_s = min(slack_s, length_s / 4)
@@ -61,9 +66,12 @@ def pieces(breaks_s: np.ndarray, calm: np.ndarray, onsets_s: np.ndarray, length_
         count = math.ceil(length_s / max(last - first, LEAST_PIECE_S))
         return [Piece(first, length_s / count)] * count
     starts = np.flatnonzero(breaks_s <= last - (length_s - slack_s) + 1e-9)
-    heard = np.searchsorted(onsets_s, breaks_s[starts] + length_s) - np.searchsorted(onsets_s, breaks_s[starts])
+    lively = np.searchsorted(onsets_s, breaks_s[starts] + length_s) - np.searchsorted(onsets_s, breaks_s[starts])
     # An end that is nowhere in particular adds nothing.
-    worth = calm[starts] + LIVELY_BONUS * heard / max(int(heard.max()), 1)
+    worth = calm[starts] + LIVELY_BONUS * lively / max(int(lively.max()), 1)
+    for piece in heard:
+        low, high = np.maximum(breaks_s[starts], piece.offset_s), np.minimum(breaks_s[starts] + length_s, piece.offset_s + piece.length_s)
+        worth -= HEARD_COST * np.maximum(high - low, 0) / length_s
     lengths = np.minimum(length_s, last - breaks_s[starts])
     if slack_s > 0:
         spans = breaks_s[None, :] - breaks_s[starts, None]  # (starts, p)

@@ -76,6 +76,19 @@ def test_stretches_of_a_long_show_know_what_was_used(monkeypatch: pytest.MonkeyP
     assert max(Counter("aabc"[track % 4] for track in chosen).values()) <= 4
 
 
+def test_a_long_show_with_a_middling_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its later stretches choose from what is left: from pools as small as those of the first, or they would take minutes."""
+    rng = np.random.default_rng(0)
+    match = rng.uniform(-1, 1, (1, 138)) + 0.05 * rng.standard_normal((80, 138))
+    largest: list[int] = []
+    stretch = assignment._stretch
+    monkeypatch.setattr(assignment, "_stretch", lambda m, pooled, *rest: largest.append(max(map(len, pooled))) or stretch(m, pooled, *rest))
+    chosen = assign(match, pools(match), rng.uniform(0, 0.2, (138, 138)), [""] * 138, Rules())
+    assert len(set(chosen)) == 80
+    assert len(largest) == 2
+    assert max(largest) <= assignment.BEST + assignment.ROUNDS
+
+
 def test_pools_hold_the_best_and_enough_for_all() -> None:
     rng = np.random.default_rng(0)
     match = rng.uniform(-1, 1, (1, 300)) + 0.01 * rng.standard_normal((20, 300))

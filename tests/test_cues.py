@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from emoclim_cli import cues
 from emoclim_cli.cues import CueSheet, PhotoCue, TrackCue
 from emoclim_cli.errors import CueError
-from emoclim_cli.playlists import Entry, Playlist, render
+from emoclim_cli.playlists import of_sheet, render
 
 PHOTOS = (
     PhotoCue("/pictures/a.jpg", 0.0, 4.0, 0.0, 1, "happy"),
@@ -35,9 +35,7 @@ def as_file(folder: Path, sheet: CueSheet, name: str = "show.json") -> str:
 
 
 def m3u8_of(sheet: CueSheet, base: str) -> bytes:
-    head, comments = cues.m3u_comments(sheet, base)
-    entries = [Entry(t.path, t.title, t.artist, comments=tuple(c)) for t, c in zip(sheet.tracks, comments, strict=True)]
-    return render(Playlist("show", entries, tuple(head)), "m3u8", base)
+    return render(of_sheet(sheet, "show", base), "m3u8", base)
 
 
 def test_a_sheet_is_read_back(tmp_path: Path) -> None:
@@ -128,7 +126,10 @@ def edited(**changes: Any) -> Any:
         (edited(photos=[{"path": "/a.jpg"}]), "photo 1: it has no start_s"),
         (edited(photos_start_s=5.0), r"photo 2 starts at 5 s, and the one before ends at 4 s"),
         (edited(photos_start_s="4"), "photo 2: start_s is '4', not a number"),
-        (edited(photos_start_s=float("nan")), "photo 2: start_s is nan"),
+        (edited(photos_start_s=float("nan")), "photo 2: start_s is no number that can be used"),
+        (edited(tracks_gain_db=10**400), "track 2: gain_db is no number that can be used"),
+        (edited(photos=[{**json.loads(cues.write(SHEET, None))["photos"][0], "end_s": 1e5}]), "photo 1 ends at 100000 s, and a show"),
+        (edited(format=True), "format is True"),
         (edited(photos_end_s=3.0), "photo 2: it ends at 3 s and starts at 4 s"),
         (edited(photos_scene=1.5), "photo 2: scene is 1.5, not a whole number"),
         (edited(photos_path="a\0b"), "photo 2: path is"),
@@ -151,6 +152,12 @@ def test_what_is_no_sheet_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "show.json").write_bytes(data)
     with pytest.raises(CueError, match=r"show\.json"):
         cues.read(str(tmp_path / "show.json"))
+
+
+def test_notepads_mark_is_no_fault(tmp_path: Path) -> None:
+    (tmp_path / "show.json").write_bytes(b"\xef\xbb\xbf" + cues.write(SHEET, None))
+    (tmp_path / "show.m3u8").write_bytes(b"\xef\xbb\xbf" + m3u8_of(SHEET, str(tmp_path)))
+    assert cues.read(str(tmp_path / "show.json")) == cues.read(str(tmp_path / "show.m3u8")) == SHEET
 
 
 def test_a_missing_sheet_says_how_to_make_one(tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ from test_shots import space
 
 from emoclim_cli import soundtrack
 from emoclim_cli.cues import CueSheet
-from emoclim_cli.errors import LibraryError
+from emoclim_cli.errors import LibraryError, NoLibrary, UsageError
 from emoclim_cli.indexing import space_ref
 from emoclim_cli.library import Library
-from emoclim_cli.media import MediaItem, MediaKind, content_digest
+from emoclim_cli.media import MediaItem, MediaKind, content_digest, item_id
 from emoclim_cli.projections import unit
 from emoclim_cli.rhythm import Pulse
 from emoclim_cli.rows import Row
@@ -54,7 +54,7 @@ def library_of(folder: Path, tracks: dict[Path, tuple[float, float]], artist: st
         for path, vector in tracks.items():
             there = path.exists()
             known = MediaItem(str(path), MediaKind.MUSIC, 1, 1, path.stem, artist, "", 8.0 if path.stem == "short" else 40.0)
-            content = content_digest(str(path)) if there else "00" * 16
+            content = content_digest(str(path)) if there else item_id(str(path))
             rows.append(Row(known, content, np.array(vector, np.float32), unit(np.array([vector]))[0]))
         library.upsert(MediaKind.MUSIC, rows)
     return library
@@ -83,7 +83,7 @@ def check(sheet: CueSheet, photos: int, photo_s: float) -> None:
     assert all(b.start_s <= a.end_s + 1e-6 for a, b in pairwise(sheet.tracks)), "silence between two tracks"
     for track in sheet.tracks:
         assert track.offset_s >= 0
-        assert track.fade_in_s + track.fade_out_s <= 2 * (track.end_s - track.start_s)
+        assert track.fade_in_s + track.fade_out_s <= track.end_s - track.start_s + 1e-6
 
 
 def test_a_show_of_two_feelings(tmp_path: Path, music: Path) -> None:
@@ -165,15 +165,27 @@ def test_a_track_that_cannot_be_played_is_replaced(tmp_path: Path, music: Path) 
     assert sum("cannot be played" in note for note in made.notes) == 2
 
 
+def test_a_disk_of_music_that_is_gone_is_noticed_at_once(tmp_path: Path, music: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = {tmp_path / "gone" / f"{i}.wav": (1.0, i / 1000) for i in range(100)}
+    library = library_of(tmp_path / "library", {**gone, music / "1.wav": SAD})
+    rounds: list[int] = []
+    slots = soundtrack.slots_of
+    monkeypatch.setattr(soundtrack, "slots_of", lambda *args, **options: rounds.append(1) or slots(*args, **options))
+    made = show(library, shots_of((HAPPY, 10), (SAD, 10)))
+    assert {Path(track.path).name for track in made.sheet.tracks} == {"1.wav"}
+    assert len(rounds) == 2
+    assert "95 more tracks cannot be played" in made.notes
+
+
 def test_no_music(tmp_path: Path) -> None:
-    with pytest.raises(LibraryError, match="no music in the library") as caught:
+    with pytest.raises(NoLibrary, match="no music in the library") as caught:
         show(library_of(tmp_path / "library", {}), shots_of((HAPPY, 3)))
     assert "emoclim index" in caught.value.hint
 
 
 def test_no_music_that_can_be_played(tmp_path: Path) -> None:
     library = library_of(tmp_path / "library", {tmp_path / "gone.wav": HAPPY})
-    with pytest.raises(LibraryError, match=r"none of the music.*gone\.wav"):
+    with pytest.raises(LibraryError, match=r"none of 1 tracks can be played; .*gone\.wav: it is not there now"):
         show(library, shots_of((HAPPY, 3)))
 
 
@@ -205,7 +217,21 @@ def test_no_crossfade_is_a_cut(tmp_path: Path, music: Path) -> None:
 def test_an_artist_has_a_share(tmp_path: Path, music: Path) -> None:
     library = library_of(tmp_path / "library", {music / f"{i}.wav": HAPPY if i else SAD for i in range(3)}, "Ann")
     made = show(library, shots_of((HAPPY, 10), (SAD, 10)), per_artist=1)
-    assert "Ann has 2 tracks, more than --per-artist 1: there is too little of others" in made.notes
+    assert "Ann is chosen 2 times, more than --per-artist 1: there is too little of others" in made.notes
+
+
+def test_a_show_of_more_than_a_day(tmp_path: Path, music: Path) -> None:
+    with pytest.raises(UsageError, match="longer than 24 hours"):
+        show(library_of(tmp_path / "library", {music / "0.wav": HAPPY}), shots_of((HAPPY, 10)), photo_s=9000.0)
+
+
+def test_a_track_that_comes_twice_plays_another_part(tmp_path: Path, music: Path) -> None:
+    library = library_of(tmp_path / "library", {music / "0.wav": HAPPY, music / "1.wav": SAD})
+    made = show(library, shots_of((HAPPY, 8), (SAD, 8), (HAPPY, 8)))
+    first, _, again = made.sheet.tracks
+    assert first.path == again.path
+    ends = [track.offset_s + track.end_s - track.start_s for track in (first, again)]
+    assert min(ends) - max(first.offset_s, again.offset_s) <= 2.0 + 1e-6  # no more than the crossfades
 
 
 # --- formulas ----------------------------------------------------------------------------------------------------------------------------
@@ -234,7 +260,7 @@ def test_change_by_definition() -> None:
     tempo = soundtrack.TEMPO_COST * min(octaves, 1 - octaves) / 0.5
     assert change[0, 2] == pytest.approx(tempo + soundtrack.ENERGY_COST * 2 / spread)
     assert change[0, 3] == pytest.approx(soundtrack.ENERGY_COST * 1 / spread)
-    assert np.allclose(change, change.T) and not change.diagonal().any()
+    assert np.allclose(change, change.T) and (change.diagonal() == soundtrack.AT_ONCE_COST).all()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emoclim_cli.timing import LEAST_PIECE_S, SHARE, landed, pieces, slack
+from emoclim_cli.timing import LEAST_PIECE_S, SHARE, Piece, landed, pieces, slack
 
 NONE = np.zeros(0)
 
@@ -33,6 +33,14 @@ def test_a_part_with_music_in_it_is_preferred() -> None:
     breaks, calm = np.array([0.0, 50.0, 100.0]), np.array([1.0, 0.9, 1.0])
     assert pieces(breaks, calm, NONE, 40.0, 1.0)[0].offset_s == 0.0
     assert pieces(breaks, calm, np.arange(50.0, 90.0), 40.0, 1.0)[0].offset_s == 50.0
+
+
+def test_what_has_been_heard_is_not_played_again() -> None:
+    breaks, calm = np.arange(0.0, 121.0, 20.0), np.array([1.0, 0.2, 0.2, 0.2, 0.2, 0.2, 1.0])
+    heard: list[Piece] = []
+    for _ in range(3):
+        heard += pieces(breaks, calm, np.arange(0.0, 30.0), 40.0, 1.0, heard)
+    assert sorted(piece.offset_s for piece in heard) == [0.0, 40.0, 80.0]
 
 
 def test_a_track_that_is_too_short_is_played_over_again() -> None:

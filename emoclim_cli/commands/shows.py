@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from itertools import groupby
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -43,61 +46,102 @@ def soundtrack(
     json: JsonOption = False,
 ) -> None:
     """A timed soundtrack for photos, from the music in the library: scenes, a track for each, cuts on the music."""
-    from emoclim_cli import outputs
+    from emoclim_cli import cues, outputs, playlists, portable
+    from emoclim_cli.changes import inside
 
     if output == "-" and json:
         raise UsageError("-o - writes a playlist to stdout, and so no other output can go there", "leave out --json")
     playlist_format = places.playlist_format(output, format)
-    if cue:
-        outputs.refuse_media(cue)
+    if cue == "-":
+        raise UsageError("--cue writes a file", "name it: --cue show.json; a playlist that carries the sheet goes to stdout with -o -")
+    if output and cue and os.path.realpath(output) == os.path.realpath(cue):
+        raise UsageError(f"{printable(output)} cannot be the playlist and the cue sheet", "give -o and --cue two names")
+    for path in (output, cue):
+        if path not in ("", "-"):
+            outputs.check(path)
+    if copy_to:
+        portable.check(copy_to)
     show = _compose(photos, seconds_per_photo, order, crossfade, per_artist, library, device, offline)
-    title = " + ".join(os.path.basename(os.path.normpath(photo)) for photo in photos)
+    title = _title(photos)
     if output:
-        data = _playlist(show.sheet, title, playlist_format, None if output == "-" else os.path.dirname(os.path.abspath(output)))
+        base = None if output == "-" else os.path.dirname(os.path.abspath(output))
+        data = playlists.render(playlists.of_sheet(show.sheet, title, base), playlist_format, base)
         if output == "-":
             console.write_bytes(data)
         else:
             outputs.write_atomically(output, data)
-            console.note(f"wrote {printable(output)}: {len(show.sheet.tracks)} entries, {console.duration(show.sheet.duration_s)}")
+            parts = console.counted(len(show.sheet.tracks), "part")
+            console.note(f"wrote {printable(output)}: {parts} of tracks, {console.duration(show.sheet.duration_s)}")
     if cue:
-        _write_cue(show.sheet, cue)
+        outputs.write_atomically(cue, cues.write(show.sheet, os.path.dirname(os.path.abspath(cue))))
+        named = shlex.quote(printable(cue))
+        console.note(f"wrote {printable(cue)}; to see it: emoclim slideshow --cue {named} -o show.mp4")
     if copy_to:
-        _copy(show.sheet, copy_to, title)
+        folder = os.path.abspath(copy_to)
+        with console.progress("copying", None) as advance:
+            copied = portable.make(show.sheet, folder, title, advance)
+        count = console.counted(len({track.path for track in copied.tracks}), "track")
+        console.note(f"copied {count} to {printable(copy_to)}, with a playlist and the cue sheet; photos stay where they are")
+        if any(inside(folder, root.path) for root in places.open_library(library).roots):
+            console.note(f"{printable(copy_to)} is in an indexed folder: the copies will be indexed, too, unless you --exclude them")
     if json:
-        console.print_json(console.show_json(show))
+        console.print_json(_as_json(show))
     elif output != "-" and (console.out.is_terminal or not (output or cue or copy_to)):
-        console.show_soundtrack(show)
+        _show_table(show)
 
 
-def _write_cue(sheet: CueSheet, cue: str) -> None:
-    from emoclim_cli import cues, outputs
-
-    outputs.write_atomically(cue, cues.write(sheet, os.path.dirname(os.path.abspath(cue))))
-    console.note(
-        f"wrote {printable(cue)}: {console.counted(len(sheet.photos), 'photo')}; to see it: emoclim slideshow --cue {printable(cue)}"
-    )
+def _title(photos: Sequence[str]) -> str:
+    """What is shown: names of one or two, or the folder that all are in."""
+    paths = [os.path.abspath(photo) for photo in photos]
+    return " + ".join(map(os.path.basename, paths if len(paths) <= 2 else [os.path.commonpath(paths)]))
 
 
-def _copy(sheet: CueSheet, folder: str, title: str) -> None:
-    from emoclim_cli import outputs, portable
+def _as_json(show: Show) -> dict[str, Any]:
+    sheet = show.sheet
+    scenes = []
+    for number, of_scene in groupby(show.slots, lambda slot: slot.scene):
+        slots = list(of_scene)
+        seen = sheet.photos[slots[0].first : slots[-1].stop]
+        parts = []
+        for slot in slots:
+            begin, end = sheet.photos[slot.first].start_s, sheet.photos[slot.stop - 1].end_s
+            heard = sheet.heard(begin)
+            parts.append({"track": heard.path if heard else "", "start_s": round(begin, 3), "end_s": round(end, 3)})
+        whole = {"track": parts[0]["track"], "start_s": parts[0]["start_s"], "end_s": parts[-1]["end_s"]}
+        about = {"scene": number, "emotion": slots[0].emotion, **whole, "parts": parts}
+        scenes.append({**about, "photos": [photo.path for photo in seen]})
+    return {"duration_s": round(sheet.duration_s, 3), "space": sheet.space, "scenes": scenes, **_counts(sheet), **_not_used(show)}
 
-    with console.progress("copying", None) as advance:
-        copied = portable.copy_tracks(sheet, os.path.abspath(folder), lambda done, total: advance(done, total))
-    name = portable.clean_name(title) or "show"
-    outputs.write_atomically(os.path.join(folder, f"{name}.m3u8"), _playlist(copied, title, "m3u8", os.path.abspath(folder)))
-    _write_cue(copied, os.path.join(folder, f"{name}.json"))
-    console.note(f"copied {console.counted(len({cue.path for cue in copied.tracks}), 'track')} to {printable(folder)}")
+
+def _counts(sheet: CueSheet) -> dict[str, int]:
+    return {"photos": len(sheet.photos), "tracks": len({track.path for track in sheet.tracks})}
 
 
-def _playlist(sheet: CueSheet, title: str, format_name: str, base: str | None) -> bytes:
-    from emoclim_cli import cues, playlists
+def _not_used(show: Show | None) -> dict[str, Any]:
+    """What a script may want to look at; nothing where a sheet is replayed."""
+    skipped = [{"path": path, "reason": reason} for path, reason in show.skipped] if show else []
+    return {"skipped": skipped, "notes": list(show.notes) if show else []}
 
-    head, comments = cues.m3u_comments(sheet, base)
-    entries = [
-        playlists.Entry(track.path, track.title, track.artist, track.end_s - track.start_s, comments=tuple(lines))
-        for track, lines in zip(sheet.tracks, comments, strict=True)
-    ]
-    return playlists.render(playlists.Playlist(title, entries, tuple(head)), format_name, base)
+
+def _show_table(show: Show) -> None:
+    sheet = show.sheet
+    rows: list[Sequence[console.Cell]] = []
+    for slot in show.slots:
+        begin = sheet.photos[slot.first].start_s
+        heard = sheet.heard(begin)
+        artist, title, at = "", "", ""
+        if heard is not None:
+            artist = heard.artist
+            title = heard.title or printable(os.path.splitext(os.path.basename(heard.path))[0])
+            at = _clock(heard.offset_s + begin - heard.start_s)
+        rows.append((_clock(begin), f"{slot.stop - slot.first:,}", console.emotion_cell(slot.emotion), artist, title, at))
+    columns = ("from", "photos", "feels", "artist", "title", "at")
+    caption = f"{console.counted(len(sheet.photos), 'photo')}, {console.duration(sheet.duration_s)}; at: where in the track"
+    console.show_table(columns, rows, right=("from", "photos", "at"), elastic=("artist", "title"), caption=caption)
+
+
+def _clock(seconds: float) -> str:
+    return console.duration(seconds) or "0:00"
 
 
 def _compose(
@@ -131,6 +175,7 @@ def _compose(
 
 
 def slideshow(
+    context: typer.Context,
     photos: Annotated[list[str] | None, typer.Argument(metavar="PHOTO|FOLDER", help="Photos, and folders of photos.")] = None,
     output: Annotated[str, typer.Option("-o", metavar="FILE.mp4", help="The video.")] = "",
     size: Annotated[str, typer.Option(metavar="WIDTHxHEIGHT", help="In pixels.")] = "1920x1080",
@@ -153,27 +198,33 @@ def slideshow(
     if os.path.splitext(output)[1].lower() != ".mp4":
         raise UsageError("a slideshow is written to an MP4 file" if output else "where to?", "name it: -o holiday.mp4")
     width, height = _size(size)
-    outputs.refuse_media(output)
+    use_case.check_size((width, height))
+    outputs.check(output)
+    show = None
     if cue:
+        for name in ("seconds_per_photo", "order", "crossfade", "per_artist"):
+            source = context.get_parameter_source(name)
+            if source is not None and source.name == "COMMANDLINE":
+                raise UsageError(f"--{name.replace('_', '-')} is for a new show; --cue renders one as it is written", "edit the cue sheet")
         sheet = cues.read(cue)
     else:
-        sheet = _compose(photos or (), seconds_per_photo, order, crossfade, per_artist, library, device, offline).sheet
+        show = _compose(photos or (), seconds_per_photo, order, crossfade, per_artist, library, device, offline)
+        sheet = show.sheet
     with console.progress("rendering", None) as advance:
         use_case.render(sheet, output, size=(width, height), progress=advance)
-    tracks = len({track.path for track in sheet.tracks})
     if json:
-        about = {"path": os.path.abspath(output), "duration_s": round(sheet.duration_s, 3), "photos": len(sheet.photos), "tracks": tracks}
-        console.print_json(about)
+        about = {"path": os.path.abspath(output), "duration_s": round(sheet.duration_s, 3)}
+        console.print_json({**about, **_counts(sheet), **_not_used(show)})
     else:
-        counts = f"{console.counted(len(sheet.photos), 'photo')}, {console.counted(tracks, 'track')}"
+        counts = ", ".join(console.counted(count, name.removesuffix("s")) for name, count in _counts(sheet).items())
         console.note(f"wrote {printable(output)}: {counts}, {console.duration(sheet.duration_s)}")
 
 
 def _size(text: str) -> tuple[int, int]:
-    width, _, height = text.lower().partition("x")
-    if not (width.isascii() and width.isdecimal() and height.isascii() and height.isdecimal()):
+    found = re.fullmatch("([0-9]{1,5})x([0-9]{1,5})", text.lower())
+    if found is None:
         raise UsageError(f"--size {printable(text)}: not a size", "width and height in pixels: --size 1920x1080")
-    return int(width), int(height)
+    return int(found[1]), int(found[2])
 
 
 def gallery(
