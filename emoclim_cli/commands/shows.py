@@ -165,10 +165,11 @@ def _compose(
     for path, reason in gathered.skipped:
         console.warn(f"{printable(path)} is left out: {reason}")
     settings = use_case.Settings(seconds_per_photo, crossfade, per_artist)
+    heard = places.cache() / "rhythms"
+    if not heard.exists():
+        console.note("listening to music for the first time: librosa gets ready for half a minute, once")
     with console.progress("listening", None) as advance:
-        show = use_case.compose(
-            opened, space, gathered, settings, by_time=order == "time", cache=places.cache() / "rhythms", progress=advance
-        )
+        show = use_case.compose(opened, space, gathered, settings, by_time=order == "time", cache=heard, progress=advance)
     for remark in show.notes:
         console.note(remark)
     return show
