@@ -10,7 +10,7 @@ from importlib import import_module, metadata, util
 from pathlib import Path
 from typing import Any
 
-from emoclim_cli import audio, photos, weights
+from emoclim_cli import audio, photos, slideshow, weights
 from emoclim_cli.encoders import EXTRAS as ENCODER_EXTRAS
 from emoclim_cli.encoders import weights_of
 from emoclim_cli.encoders.devices import choose_device
@@ -27,7 +27,11 @@ EXTRAS = {
     **{extra: (modules, f"the music encoder {extra}") for extra, modules in ENCODER_EXTRAS.items()},
 }
 """Extra -> the modules that show it is installed, and what it is for."""
-PACKAGES = {"torch": "torch", "onnxruntime": "onnxruntime", "lancedb": "lancedb", "av": "av", "pillow": "PIL", "mutagen": "mutagen"}
+PACKAGES = {
+    **{name: name for name in ("torch", "onnxruntime", "lancedb", "av", "mutagen", "librosa")},
+    "pillow": "PIL",
+    "opencv-python-headless": "cv2",
+}
 """Package -> its module."""
 
 
@@ -69,6 +73,8 @@ def run(library: str, cache: Path, load_space: Callable[[], EmotionSpace]) -> li
     if packages["av"].ok and packages["pillow"].ok:
         missing = sorted(name for name, works in {**photos.formats(), **audio.formats()}.items() if not works)
         checks.append(Check("codecs", not missing, "all" if not missing else f"without {', '.join(missing)}", needed=False))
+        absent = [name for name, works in slideshow.encoders().items() if not works]
+        checks.append(Check("video", not absent, "H.264 and AAC" if not absent else f"without {', '.join(absent)}", needed=False))
     checks.append(_library_check(library))
     return checks
 

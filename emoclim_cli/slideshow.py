@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from av.container import OutputContainer
 
 SMALLEST, LARGEST = 64, 7680
+VIDEO_ENCODER: Final = "libx264"
+AUDIO_ENCODER: Final = "aac"
 H264 = {"preset": "veryfast", "crf": "21", "profile": "high", "x264-params": "subme=1:partitions=none:b-adapt=0"}
 """For slow zooms and crossfades: as small and as good as the preset alone, in 60 % of its time."""
 
@@ -73,6 +75,13 @@ def render(
             raise MediaError(f"cannot write {printable(file)}: {reason}") from error
 
 
+def encoders() -> dict[str, bool]:
+    """FFmpeg's encoder -> whether this installation has it."""
+    import av
+
+    return {name: name in av.codecs_available for name in (VIDEO_ENCODER, AUDIO_ENCODER)}
+
+
 def check_size(size: tuple[int, int]) -> None:
     """Raises UsageError for a (width, height) that a video cannot have."""
     if any(side % 2 or not SMALLEST <= side <= LARGEST for side in size):
@@ -88,7 +97,7 @@ def _check_photos(sheet: CueSheet) -> None:
 
 
 def _fill(container: OutputContainer, sheet: CueSheet, size: tuple[int, int], fps: int, progress: Callable[[int, int], None]) -> None:
-    video = container.add_stream("libx264", rate=fps, options=H264)
+    video = container.add_stream(VIDEO_ENCODER, rate=fps, options=H264)
     video.width, video.height, video.pix_fmt = *size, "yuv420p"
     context = video.codec_context
     context.color_primaries = context.color_trc = context.colorspace = BT709
@@ -121,7 +130,7 @@ def _video_frame(picture: np.ndarray, number: int, fps: int) -> av.VideoFrame:
 
 def _sound(container: OutputContainer, sheet: CueSheet, duration_s: float) -> Iterator[tuple[float, list[Any]]]:
     """The music in packets, each time with the end of what went into the encoder."""
-    stream = container.add_stream("aac", rate=mixing.RATE_HZ, layout="stereo")
+    stream = container.add_stream(AUDIO_ENCODER, rate=mixing.RATE_HZ, layout="stereo")
     stream.bit_rate = AAC_BIT_RATE
     return _encoded(stream, sheet, duration_s)
 

@@ -71,7 +71,7 @@ def soundtrack(
         else:
             outputs.write_atomically(output, data)
             parts = console.counted(len(show.sheet.tracks), "part")
-            console.note(f"wrote {printable(output)}: {parts} of tracks, {console.duration(show.sheet.duration_s)}")
+            console.note(f"wrote {printable(output)}: {parts}, {console.duration(show.sheet.duration_s)}")
     if cue:
         outputs.write_atomically(cue, cues.write(show.sheet, os.path.dirname(os.path.abspath(cue))))
         named = shlex.quote(printable(cue))
