@@ -39,6 +39,7 @@ def test_all_is_well(tmp_path: Path, weights_cache: Path) -> None:
     assert found["space"].detail.startswith(DEFAULT_SPACE)
     assert found["library"].detail == f"{library.folder}: 0 photos, 0 music"
     assert found["weights musicnn"] == Check("weights musicnn", True, f"ISC, in {weights_cache}", needed=found["weights musicnn"].needed)
+    assert found["video"] == Check("video", True, "H.264 and AAC", needed=False)
     assert not any(check.hint for check in found.values() if check.ok)
 
 
