@@ -148,13 +148,14 @@ def read(path: str) -> CueSheet:
     base = os.path.dirname(os.path.abspath(path))
     try:
         text = text.removeprefix("\ufeff")
+        if not text.startswith("#EXTM3U") and not text.lstrip().startswith("{"):
+            raise ValueError("it is neither JSON nor an M3U playlist")
         document = _m3u_document(text) if text.startswith("#EXTM3U") else json.loads(text)
         return _sheet(document, base)
     except RecursionError as error:
         raise CueError(f"{name} is no cue sheet: it is nested too deeply") from error
     except ValueError as error:
-        hint = "make one: emoclim soundtrack PHOTOS --cue FILE.json"
-        raise CueError(f"{name} is no cue sheet that can be used: {error}", hint) from error
+        raise CueError(f"{name} is no cue sheet that can be used: {error}", "mend that in the file, or make a new one") from error
 
 
 def _m3u_document(text: str) -> dict[str, Any]:
@@ -189,14 +190,17 @@ def _sheet(document: object, base: str) -> CueSheet:
     tracks = sorted(_cues(document, "tracks", TrackCue, base), key=lambda track: track.start_s)
     if not photos:
         raise ValueError("it has no photos")
-    if abs(photos[0].start_s) > TOLERANCE_S:
-        raise ValueError(f"photo 1 starts at {photos[0].start_s:g} s, not at 0")
     for number, (before, photo) in enumerate(pairwise(photos), 2):
-        if abs(before.end_s - photo.start_s) > TOLERANCE_S:
+        if photo.start_s < before.end_s - TOLERANCE_S:
             raise ValueError(f"photo {number} starts at {photo.start_s:g} s, and the one before ends at {before.end_s:g} s")
+    # Where photos have been taken out of the sheet, those before stay.
+    starts = [0.0, *(photo.start_s for photo in photos[1:])]
+    photos = [
+        replace(photo, start_s=start, end_s=end) for photo, start, end in zip(photos, starts, [*starts[1:], photos[-1].end_s], strict=True)
+    ]
     if photos[-1].end_s > MOST_S:
         raise ValueError(f"photo {len(photos)} ends at {photos[-1].end_s:g} s, and a show is no longer than {MOST_S / 3600:.0f} hours")
-    return CueSheet(tuple(photos), tuple(tracks), str(document.get("space", "")))
+    return CueSheet(tuple(photos), tuple(track for track in tracks if track.start_s < photos[-1].end_s), str(document.get("space", "")))
 
 
 def _cues(document: Mapping[str, Any], key: str, make: Callable[..., Cue], base: str) -> list[Cue]:

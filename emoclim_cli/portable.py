@@ -6,7 +6,7 @@ import filecmp
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 
@@ -35,8 +35,8 @@ def make(sheet: CueSheet, folder: str, title: str, progress: Callable[[int, int]
     """Fills a folder, which is made where it is absent, with the sheet's tracks, numbered in the show's order, a playlist and the sheet.
 
     Gives back the sheet with the copies in the tracks' place. Photos are named by where they are. A copy that is there already stays, and
-    an older playlist or sheet of a show is replaced. Raises UsageError, before anything is written, where another file has one of the names
-    or no folder can be made, and MediaError where a track cannot be read or the disk refuses: what this call has made is removed again.
+    an older playlist or sheet of a show is replaced. Raises UsageError, before anything is written, where other files are in the folder or
+    no folder can be made, and MediaError where a track cannot be read or the disk refuses: what this call has made is removed again.
     """
     check(folder)
     name = clean_name(title) or "show"
@@ -46,6 +46,7 @@ def make(sheet: CueSheet, folder: str, title: str, progress: Callable[[int, int]
     first_cues = {cue.path: cue for cue in reversed(sheet.tracks)}
     paths = list(dict.fromkeys(cue.path for cue in sheet.tracks))
     copies = {path: os.path.join(folder, _name(number, first_cues[path])) for number, path in enumerate(paths, 1)}
+    _refuse_more(folder, {*lists, *copies.values()})
     absent = {path: copy for path, copy in copies.items() if not _is_there(path, copy)}
     copied = replace(sheet, tracks=tuple(replace(cue, path=copies[cue.path]) for cue in sheet.tracks))
     with ExitStack() as undo:
@@ -77,6 +78,14 @@ def make(sheet: CueSheet, folder: str, title: str, progress: Callable[[int, int]
 def _remove(remove: Callable[[str], None], path: str) -> None:
     with suppress(OSError):
         remove(path)
+
+
+def _refuse_more(folder: str, own: Collection[str]) -> None:
+    """Raises UsageError where a folder holds what is not of this show; hidden files do not count."""
+    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+        if not name.startswith(".") and os.path.join(folder, name) not in own:
+            message = f"{printable(folder)} holds other files: {printable(name)}"
+            raise UsageError(message, "give --copy-to an empty folder, or the name of a new one")
 
 
 def _refuse_others(path: str) -> None:

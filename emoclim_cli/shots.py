@@ -34,6 +34,8 @@ class Shots:
     """(n,) when each was taken, or else the time of the file, on the camera's clock."""
     dated: int = 0
     """How many say when they were taken."""
+    encoded: int = 0
+    """How many the library does not hold as they are now."""
     skipped: tuple[tuple[str, str], ...] = ()
     """(path, reason) of photos that cannot be used."""
 
@@ -88,6 +90,7 @@ def gather(
         np.stack([vectors[file.path] for file in usable]),
         np.array([_time_s(taken[file.path], file) for file in usable]),
         sum(bool(taken[file.path]) for file in usable),
+        sum(file.path in vectors for file in absent),
         tuple(sorted(skipped)),
     )
     if order == "given":

@@ -93,7 +93,8 @@ def _check_photos(sheet: CueSheet) -> None:
         try:
             check_photo(path)
         except UnreadableMedia as error:
-            raise type(error)(f"{printable(path)}: {error.message}", error.hint) from error
+            hint = error.hint or "put it back, or take it out of the cue sheet"
+            raise type(error)(f"{printable(path)}: {error.message}", hint) from error
 
 
 def _fill(container: OutputContainer, sheet: CueSheet, size: tuple[int, int], fps: int, progress: Callable[[int, int], None]) -> None:

@@ -47,8 +47,13 @@ LEAST_FADE_S = 0.02
 """A cut in the music would click."""
 GONE = "it is not there now"
 LEFT_OUT_SHOWN = 5
-GAIN_LIMITS_DB = (-30.0, 20.0)
-"""A part that is softer than this can make up is so on purpose, or is noise."""
+MANY_ENCODED = 20
+SOFTEST_LUFS = -56.0
+"""A part that is softer is as good as silent: what would be heard of it is noise."""
+LEAST_TRACK_S = 10.0
+"""Jingles and noises are shorter, and are no music to look at photos by where there is other."""
+WEAK = 0.0
+"""A cosine below which a track does not feel like its scene at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,11 @@ class Settings:
     """From one track to the next."""
     per_artist: int = 2
     """Slots that go to one artist, if there are others."""
+
+    @property
+    def least_photos(self) -> int:
+        """Of a scene."""
+        return max(LEAST_PHOTOS, math.ceil(LEAST_SCENE_S / self.photo_s))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +149,9 @@ def compose(
         slots = slots_of(space, shots, settings, tracks.durations_s, by_time=by_time)
         hear = _hearing(cache, progress)
         try:
-            chosen = [tracks.items[row] for row in choose(slot_vectors(shots, slots), slots, tracks, settings, hear)]
+            vectors = slot_vectors(shots, slots)
+            rows = choose(vectors, slots, tracks, settings, hear)
+            chosen = [tracks.items[row] for row in rows]
             different = list(dict.fromkeys(chosen))
             rhythms = dict(zip(different, hear(different, rhythm.analyse), strict=True))
             sheet = cue_sheet(space, shots, slots, chosen, rhythms, settings, measure)
@@ -154,8 +166,15 @@ def compose(
                     f"none of {len(unusable)} tracks can be played; {printable(item.path)}: {reason}", "emoclim index"
                 ) from error
             continue
-        notes = _remarks(shots, slots, chosen, rhythms, settings, len(tracks.items), by_time=by_time)
-        return Show(sheet, tuple(slots), shots.skipped, (*_left_out(unusable), *notes))
+        notes = [
+            *_left_out(unusable),
+            *_remarks_on_photos(shots, slots, settings, by_time=by_time),
+            *_remarks_on_tracks(slots, chosen, rhythms, settings, len(tracks.items)),
+        ]
+        for slot, cosine in zip(slots, (vectors * tracks.vectors[rows]).sum(axis=1), strict=True):
+            if cosine < WEAK:
+                notes.append(f"no track feels much like the {slot.emotion} photos from number {slot.first + 1} on")
+        return Show(sheet, tuple(slots), shots.skipped, tuple(dict.fromkeys(notes)))
 
 
 def _left_out(unusable: Mapping[MediaItem, str]) -> Iterator[str]:
@@ -166,21 +185,22 @@ def _left_out(unusable: Mapping[MediaItem, str]) -> Iterator[str]:
 
 
 def tracks_of(library: Library) -> Tracks:
-    """Raises NoLibrary where there is none."""
+    """Each content once; without what is very short, if there is more. Raises NoLibrary where there is none."""
     view = library.view(MediaKind.MUSIC)
     rows = np.flatnonzero(view.present & view.current)
     if not len(rows):
         raise NoLibrary("no music in the library", "emoclim index ~/Music")
     by_path = sorted(rows.tolist(), key=lambda row: view.path_bytes[row])
     unique = list({view.content[row]: row for row in reversed(by_path)}.values())[::-1]  # of copies the first by path
-    return Tracks(tuple(view.item(row) for row in unique), np.asarray(view.emotion[unique]))
+    tracks = Tracks(tuple(view.item(row) for row in unique), np.asarray(view.emotion[unique]))
+    short = {item for item in tracks.items if 0 < item.duration_s < LEAST_TRACK_S}
+    return tracks if len(short) == len(tracks.items) else tracks.without(short)
 
 
 def slots_of(space: EmotionSpace, shots: Shots, settings: Settings, durations_s: np.ndarray, *, by_time: bool) -> list[Slot]:
     """The scenes, those that are too long for most tracks in equal parts. `durations_s` (t,) of the music there is."""
-    n = len(shots)
-    least = max(LEAST_PHOTOS, math.ceil(LEAST_SCENE_S / settings.photo_s))
-    edges = [0, *cuts(shots.vectors, np.diff(shots.times_s) if by_time else None, least=least), n]
+    gaps_s = np.diff(shots.times_s) if by_time else None
+    edges = [0, *cuts(shots.vectors, gaps_s, least=settings.least_photos), len(shots)]
     probabilities = space.probabilities(shots.vectors)
     slots = []
     for scene, (first, stop) in enumerate(pairwise(edges), 1):
@@ -288,7 +308,7 @@ def cue_sheet(
     settings: Settings,
     measure: Measure,
 ) -> CueSheet:
-    """When each photo is seen and each track heard. Raises _Unusable for a track whose loudness cannot be measured."""
+    """When each photo is seen and each track heard. Raises _Unusable for a track that is silent, or cannot be played."""
     nearest = space.probabilities(shots.vectors).argmax(axis=1)
     slack_s = timing.slack(settings.photo_s)
     total_s = len(shots) * settings.photo_s
@@ -304,7 +324,8 @@ def cue_sheet(
         before = [timing.Piece(span.offset_s, span.end_s - span.start_s) for span in spans if span.item == item]
         for piece in timing.pieces(heard.breaks_s, heard.calm, heard.onsets_s, length_s, 0.0 if last else slack_s, before):
             end = at + piece.length_s
-            spans.append(_Span(item, slot.scene, at, end, piece.offset_s))
+            sounds_s = min(piece.length_s, heard.duration_s - piece.offset_s)
+            spans.append(_Span(item, slot.scene, at, at + sounds_s, piece.offset_s))
             within = (heard.onsets_s >= piece.offset_s) & (heard.onsets_s < piece.offset_s + piece.length_s)
             onsets.append(heard.onsets_s[within] - piece.offset_s + at)
             strengths.append(heard.strengths[within])
@@ -342,6 +363,8 @@ def _track_cues(
             level = measure(span.item.path, span.offset_s, length_s)
         except UnreadableMedia as error:
             raise _Unusable({span.item: error.message}) from error
+        if level < SOFTEST_LUFS:
+            raise _Unusable({span.item: "it is silent, or as good as that"})
         cues.append(
             TrackCue(
                 path=span.item.path,
@@ -350,7 +373,7 @@ def _track_cues(
                 offset_s=span.offset_s - before,
                 fade_in_s=fade_in,
                 fade_out_s=max(fade_out, LEAST_FADE_S),
-                gain_db=float(np.clip(mixing.TARGET_LUFS - level, *GAIN_LIMITS_DB)),
+                gain_db=mixing.TARGET_LUFS - level,
                 scene=span.scene,
                 title=span.item.title,
                 artist=span.item.artist,
@@ -359,22 +382,25 @@ def _track_cues(
     return cues
 
 
-def _remarks(
-    shots: Shots,
-    slots: Sequence[Slot],
-    chosen: Sequence[MediaItem],
-    rhythms: Mapping[MediaItem, Rhythm],
-    settings: Settings,
-    there: int,
-    *,
-    by_time: bool,
-) -> list[str]:
-    """What did not work out as one would wish."""
-    remarks = []
+def _remarks_on_photos(shots: Shots, slots: Sequence[Slot], settings: Settings, *, by_time: bool) -> Iterator[str]:
+    n = len(shots)
+    by_time = by_time and n > 1
     if by_time and not shots.dated:
-        remarks.append("no photo says when it was taken: they are in the order of the files' times; --order name goes by name")
-    if slots[-1].scene == 1 and len(shots) >= 2 * LEAST_PHOTOS:
-        remarks.append("the photos feel much alike: they are one scene")
+        yield "no photo says when it was taken: they are in the order of the files' times; --order name goes by name"
+    elif by_time and shots.dated < n:
+        yield f"{n - shots.dated:,} of {n:,} photos do not say when they were taken: theirs is the time of the file"
+    if slots[-1].scene == 1 and n >= 2 * settings.least_photos:
+        yield "the photos feel much alike: they are one scene"
+    elif slots[-1].scene == 1 and n >= 2 * LEAST_PHOTOS:
+        yield f"the show is too short for several scenes, which take {LEAST_SCENE_S:.0f} s each"
+    if shots.encoded >= MANY_ENCODED:
+        yield f"{shots.encoded:,} photos are not in the library and were read for this show; emoclim index remembers them"
+
+
+def _remarks_on_tracks(
+    slots: Sequence[Slot], chosen: Sequence[MediaItem], rhythms: Mapping[MediaItem, Rhythm], settings: Settings, there: int
+) -> list[str]:
+    remarks = []
     for item, count in Counter(chosen).items():
         if count > 1:
             few = "is only 1 track" if there == 1 else f"are only {there} tracks"
@@ -391,4 +417,4 @@ def _remarks(
         length_s = slot.planned_s(settings.photo_s)
         if breaks[-1] - breaks[0] < length_s - timing.slack(settings.photo_s):
             remarks.append(f"{item.display_title} is shorter than the {length_s:.0f} s it is to fill: it is played over again")
-    return list(dict.fromkeys(remarks))
+    return remarks

@@ -127,11 +127,11 @@ def test_an_edited_sheet_is_rendered(user: User) -> None:
     sheet_file.write_text(json.dumps(document))
     said = user.json("slideshow", "--cue", sheet_file, "-o", out(user) / "short.mp4", "--size", SIZE)
     assert (said["duration_s"], said["photos"], said["tracks"]) == (3.0, 2, 1)
-    document["photos"][1]["start_s"] = 1.25
+    document["photos"][1]["start_s"] = 0.25
     sheet_file.write_text(json.dumps(document))
     done = user.run("slideshow", "--cue", sheet_file, "-o", out(user) / "short2.mp4")
     assert done.code == 1
-    assert "photo 2 starts at 1.25 s, and the one before ends at" in done.err
+    assert "photo 2 starts at 0.25 s, and the one before ends at" in done.err
     assert not (out(user) / "short2.mp4").exists()
 
 
@@ -173,7 +173,7 @@ def test_only_screenshots(user: User, tmp_path: Path) -> None:
     assert (said["photos"], len(said["scenes"])) == (9, 1)
     assert said["notes"] == [
         "no photo says when it was taken: they are in the order of the files' times; --order name goes by name",
-        "the photos feel much alike: they are one scene",
+        "the show is too short for several scenes, which take 15 s each",
     ]
 
 
@@ -220,7 +220,8 @@ def test_what_cannot_be_shown(user: User, tmp_path: Path) -> None:
     failing(user.run("slideshow", holiday(user)), 2, "-o holiday.mp4")
     failing(user.run("slideshow", holiday(user), "-o", out(user) / "x.avi"), 2, "MP4")
     failing(user.run("slideshow", holiday(user), "-o", video, "--size", "big"), 2, "--size")
-    failing(user.run("slideshow", "-o", video), 2, "--cue")
+    failing(user.run("slideshow", "-o", video), 2, "nothing to show", "--cue")
+    failing(user.run("slideshow", holiday(user), "--cue", "x.json", "-o", video), 2, "two shows")
     failing(user.run("slideshow", holiday(user), "-o", out(user) / "none" / "x.mp4", "--size", SIZE), 2, "there is no folder")
     failing(user.run("soundtrack", holiday(user), "-o", out(user) / "x.txt"), 2, "m3u8")
     failing(user.run("soundtrack", holiday(user), "--cue", holiday(user) / "IMG_1.jpg"), 2, "will not be overwritten")

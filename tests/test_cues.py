@@ -124,7 +124,7 @@ def edited(**changes: Any) -> Any:
         (edited(photos=[]), "no photos"),
         (edited(photos="x"), "no list of photos"),
         (edited(photos=[{"path": "/a.jpg"}]), "photo 1: it has no start_s"),
-        (edited(photos_start_s=5.0), r"photo 2 starts at 5 s, and the one before ends at 4 s"),
+        (edited(photos_start_s=3.0), r"photo 2 starts at 3 s, and the one before ends at 4 s"),
         (edited(photos_start_s="4"), "photo 2: start_s is '4', not a number"),
         (edited(photos_start_s=float("nan")), "photo 2: start_s is no number that can be used"),
         (edited(tracks_gain_db=10**400), "track 2: gain_db is no number that can be used"),
@@ -137,7 +137,7 @@ def edited(**changes: Any) -> Any:
         (edited(tracks_gain_db=True), "track 2: gain_db is True"),
         (edited(tracks_title=3), "track 2: title is 3, not text"),
         (edited(tracks=[1]), "track 1: it is no JSON object"),
-        ([], "no JSON object"),
+        ([], "neither JSON nor an M3U playlist"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, document: object, message: str) -> None:
@@ -152,6 +152,20 @@ def test_what_is_no_sheet_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "show.json").write_bytes(data)
     with pytest.raises(CueError, match=r"show\.json"):
         cues.read(str(tmp_path / "show.json"))
+
+
+def test_a_photo_that_is_taken_out_leaves_its_time_to_the_one_before(tmp_path: Path) -> None:
+    document = json.loads(cues.write(SHEET, None))
+    for gone, lengths in ((1, [(0.0, 7.5), (7.5, 12.0)]), (0, [(0.0, 7.5), (7.5, 12.0)]), (2, [(0.0, 4.0), (4.0, 7.5)])):
+        photos = document["photos"][:gone] + document["photos"][gone + 1 :]
+        (tmp_path / "show.json").write_text(json.dumps(document | {"photos": photos}))
+        assert [(photo.start_s, photo.end_s) for photo in cues.read(str(tmp_path / "show.json")).photos] == lengths
+
+
+def test_tracks_that_begin_after_the_end_are_not_part_of_the_show(tmp_path: Path) -> None:
+    document = json.loads(cues.write(SHEET, None))
+    (tmp_path / "show.json").write_text(json.dumps(document | {"photos": document["photos"][:1]}))
+    assert cues.read(str(tmp_path / "show.json")).tracks == TRACKS[:1]
 
 
 def test_notepads_mark_is_no_fault(tmp_path: Path) -> None:

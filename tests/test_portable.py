@@ -94,6 +94,15 @@ def test_a_folder_in_a_folder_that_does_not_exist(tmp_path: Path) -> None:
         copy_tracks(sheet_of(cue(one)), str(tmp_path / "none" / "usb"))
 
 
+def test_another_show_is_not_mixed_in(tmp_path: Path) -> None:
+    one, two = music(tmp_path / "music")
+    copy_tracks(sheet_of(cue(one)), str(tmp_path / "usb"))
+    before = sorted(os.listdir(tmp_path / "usb"))
+    with pytest.raises(UsageError, match=r"holds other files: 01 one\.mp3"):
+        copy_tracks(sheet_of(cue(two)), str(tmp_path / "usb"))
+    assert sorted(os.listdir(tmp_path / "usb")) == before
+
+
 @pytest.mark.parametrize("name", ["Show.m3u8", "Show.json"])
 def test_a_list_of_the_users_is_never_overwritten(tmp_path: Path, name: str) -> None:
     one, _ = music(tmp_path / "music")

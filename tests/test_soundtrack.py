@@ -191,12 +191,33 @@ def test_no_music_that_can_be_played(tmp_path: Path) -> None:
 
 def test_what_is_known_of_the_order_and_the_scenes_is_said(tmp_path: Path, music: Path) -> None:
     library = library_of(tmp_path / "library", {music / "0.wav": HAPPY})
-    undated = replace(shots_of((HAPPY, 10)), dated=0)
-    assert show(library, undated).notes == (
-        "no photo says when it was taken: they are in the order of the files' times; --order name goes by name",
-        "the photos feel much alike: they are one scene",
-    )
+    shots = shots_of((HAPPY, 16))
+    undated = "no photo says when it was taken: they are in the order of the files' times; --order name goes by name"
+    alike = "the photos feel much alike: they are one scene"
+    assert show(library, replace(shots, dated=0)).notes == (undated, alike)
+    partly = "2 of 16 photos do not say when they were taken: theirs is the time of the file"
+    assert show(library, replace(shots, dated=14)).notes == (partly, alike)
+    assert show(library, shots_of((HAPPY, 10))).notes == ("the show is too short for several scenes, which take 15 s each",)
     assert show(library, shots_of((HAPPY, 4))).notes == ()
+    assert show(library, replace(shots_of((HAPPY, 1)), dated=0)).notes == ()
+
+
+def test_what_feels_otherwise_is_said_to(tmp_path: Path, music: Path) -> None:
+    library = library_of(tmp_path / "library", {music / "0.wav": (-1.0, -0.1)})
+    assert "no track feels much like the happy photos from number 1 on" in show(library, shots_of((HAPPY, 4))).notes
+
+
+def test_silence_is_no_music(tmp_path: Path, music: Path) -> None:
+    make_tone(tmp_path / "silence.wav", samples=np.zeros((1, 40 * RATE_HZ), np.float32), rate_hz=RATE_HZ)
+    library = library_of(tmp_path / "library", {tmp_path / "silence.wav": HAPPY, music / "1.wav": SAD})
+    made = show(library, shots_of((HAPPY, 4)))
+    assert [Path(track.path).name for track in made.sheet.tracks] == ["1.wav"]
+    assert any("silence.wav cannot be played: it is silent" in note for note in made.notes)
+
+
+def test_jingles_are_for_want_of_other_music_only(tmp_path: Path, music: Path) -> None:
+    library = library_of(tmp_path / "library", {music / "short.wav": HAPPY, music / "1.wav": SAD})
+    assert {Path(track.path).name for track in show(library, shots_of((HAPPY, 4))).sheet.tracks} == {"1.wav"}
 
 
 @pytest.mark.parametrize("photos", [1, 2, 5])

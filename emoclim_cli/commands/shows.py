@@ -63,6 +63,8 @@ def soundtrack(
         portable.check(copy_to)
     show = _compose(photos, seconds_per_photo, order, crossfade, per_artist, library, device, offline)
     title = _title(photos)
+    if not json and output != "-" and (console.out.is_terminal or not (output or cue or copy_to)):
+        _show_table(show)
     if output:
         base = None if output == "-" else os.path.dirname(os.path.abspath(output))
         data = playlists.render(playlists.of_sheet(show.sheet, title, base), playlist_format, base)
@@ -70,8 +72,9 @@ def soundtrack(
             console.write_bytes(data)
         else:
             outputs.write_atomically(output, data)
-            parts = console.counted(len(show.sheet.tracks), "part")
-            console.note(f"wrote {printable(output)}: {parts}, {console.duration(show.sheet.duration_s)}")
+            console.note(f"wrote {printable(output)}: {console.duration(show.sheet.duration_s)}")
+            if playlist_format not in ("m3u8", "m3u"):
+                console.note("it names whole tracks; which parts are heard is in .m3u8 and in the cue sheet (--cue)")
     if cue:
         outputs.write_atomically(cue, cues.write(show.sheet, os.path.dirname(os.path.abspath(cue))))
         named = shlex.quote(printable(cue))
@@ -86,8 +89,6 @@ def soundtrack(
             console.note(f"{printable(copy_to)} is in an indexed folder: the copies will be indexed, too, unless you --exclude them")
     if json:
         console.print_json(_as_json(show))
-    elif output != "-" and (console.out.is_terminal or not (output or cue or copy_to)):
-        _show_table(show)
 
 
 def _title(photos: Sequence[str]) -> str:
@@ -195,7 +196,8 @@ def slideshow(
     from emoclim_cli import slideshow as use_case
 
     if bool(photos) == bool(cue):
-        raise UsageError("name photos, or a cue sheet with --cue", "emoclim slideshow ~/Pictures/Holiday -o holiday.mp4")
+        wrong = "photos and a cue sheet are two shows" if cue else "nothing to show"
+        raise UsageError(wrong, "name photos, or a cue sheet with --cue: emoclim slideshow ~/Pictures/Holiday -o holiday.mp4")
     if os.path.splitext(output)[1].lower() != ".mp4":
         raise UsageError("a slideshow is written to an MP4 file" if output else "where to?", "name it: -o holiday.mp4")
     width, height = _size(size)

@@ -258,6 +258,7 @@ function activate(k) {
 
 function takeResult(k) {
   const i = results[k];
+  clearSearch(); // or what goes with it would stay faint
   openResults(false);
   select(i, { go: true });
 }
