@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import select
 import shutil
 import signal
 import struct
@@ -181,9 +182,14 @@ class Terminal:
     def type(self, keys: bytes) -> None:
         os.write(self.screen, keys)
 
-    def finish(self) -> int:
-        while self._read():
-            pass
+    def finish(self, keys: bytes = b"") -> int:
+        """`keys` are typed, and again where nothing follows: those that come before the program has its terminal ready may be lost."""
+        self.type(keys)
+        while True:
+            if not select.select([self.screen], [], [], 5.0 if keys else None)[0]:
+                self.type(keys)
+            elif not self._read():
+                break
         os.close(self.screen)
         return self.process.wait(timeout=60)
 
@@ -914,8 +920,7 @@ def test_forget_asks(user: User) -> None:
     for keys, code, music in ((b"n\n", 1, len(CODECS)), (b"\x03", 130, len(CODECS)), (b"y\n", 0, 0)):
         terminal = Terminal.start(user, "forget", folder)
         terminal.read_until(rb"Your files stay")
-        terminal.type(keys)
-        assert terminal.finish() == code
+        assert terminal.finish(keys) == code
         assert user.json("status")["music"] == music
 
 
