@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -54,14 +56,8 @@ def read_photo(path: str, side: int) -> np.ndarray:
     Transparency shows white; of an animation the first frame counts. Raises UnreadableMedia, and of it MissingDecoder for HEIC and camera
     RAW where the extra is not installed.
     """
-    check_file(path)
-    _hush_pillow()
-    try:
+    with _reading(path):
         return _square(_open_photo(path, side), side)
-    except UnreadableMedia:
-        raise
-    except Exception as error:  # on damaged files decoders raise nearly anything
-        raise UnreadableMedia(_photo_reason(error)) from error
 
 
 def read_picture(path: str, box: tuple[int, int]) -> np.ndarray:
@@ -69,15 +65,9 @@ def read_picture(path: str, box: tuple[int, int]) -> np.ndarray:
 
     Scaled with Lanczos' filter. Otherwise as `read_photo`, which raises the same errors.
     """
-    check_file(path)
-    _hush_pillow()
-    try:
+    with _reading(path):
         # The shorter side of what fits is never longer than that of the box: a JPEG that is decoded small is still large enough.
         return _fitted(_open_photo(path, min(box)), box)
-    except UnreadableMedia:
-        raise
-    except Exception as error:  # on damaged files decoders raise nearly anything
-        raise UnreadableMedia(_photo_reason(error)) from error
 
 
 def check_photo(path: str) -> None:
@@ -85,10 +75,17 @@ def check_photo(path: str) -> None:
 
     Its pixels are not decoded: a photo that is damaged further on passes.
     """
+    with _reading(path):
+        _open_photo(path, None)
+
+
+@contextmanager
+def _reading(path: str) -> Iterator[None]:
+    """What reading a photo may raise, as UnreadableMedia with the reason."""
     check_file(path)
     _hush_pillow()
     try:
-        _open_photo(path, None)
+        yield
     except UnreadableMedia:
         raise
     except Exception as error:  # on damaged files decoders raise nearly anything

@@ -14,7 +14,7 @@ from emoclim_cli import cues, playlists
 from emoclim_cli.cues import CueSheet, TrackCue
 from emoclim_cli.errors import CueError, MediaError, UsageError
 from emoclim_cli.media import printable, suffix_of
-from emoclim_cli.outputs import replacing
+from emoclim_cli.outputs import replacing, write_atomically
 
 NAME_BYTES = 200
 """A disk takes 255, and temporary names, numbers and suffixes need some."""
@@ -64,8 +64,7 @@ def make(sheet: CueSheet, folder: str, title: str, progress: Callable[[int, int]
                 lists, (playlists.render(playlist, "m3u8", folder), cues.write(copied, folder, photos_stay=True)), strict=True
             ):
                 new = not os.path.exists(path)
-                with replacing(path) as temporary, open(temporary, "wb") as file:
-                    file.write(data)
+                write_atomically(path, data)
                 if new:
                     undo.callback(_remove, os.unlink, path)
             progress(len(absent), len(absent))

@@ -238,13 +238,12 @@ def gallery(
     """The library as one page: its emotion map, the tracks of each photo, the photos of each track."""
     from emoclim_cli import gallery as use_case
     from emoclim_cli import outputs
-
-    if os.path.splitext(output)[1].lower() not in (".html", ".htm"):
-        raise UsageError("a gallery is written to an HTML file" if output else "where to?", "name it: -o library.html")
-    outputs.refuse_media(output)
     from emoclim_cli.encoders.devices import cores
     from emoclim_cli.matching import check_space
 
+    if os.path.splitext(output)[1].lower() not in (".html", ".htm"):
+        raise UsageError("a gallery is written to an HTML file" if output else "where to?", "name it: -o library.html")
+    outputs.check(output)
     opened = places.open_library(library)
     space = places.load_space("", opened)
     check_space(opened, space)
