@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import platformdirs
 
-from emoclim_cli import indexing
+from emoclim_cli import encoding, indexing
 from emoclim_cli.encoders import build, encoder_info
 from emoclim_cli.library import Library, Root, Row
 from emoclim_cli.media import MediaItem, MediaKind, kind_of_file, scan
@@ -54,7 +54,8 @@ def against_the_limit(kind: MediaKind, paths: list[str], space, folder: Path) ->
         library = Library.create(folder / f"{kind}-{repeat}")
         plan = indexing.plan(library, [Root(path) for path in paths], indexing.space_ref(space))
         start = time.perf_counter()
-        done = list(indexing.apply(plan, library, lambda _kind: encoder, space, jobs=os.cpu_count() or 1, batch_size=BATCH))
+        engine = encoding.local(lambda _kind: encoder, space, jobs=os.cpu_count() or 1, batch_size=BATCH)
+        done = list(indexing.apply(plan, library, engine, space))
         rates["indexing"].append(len(done) / (time.perf_counter() - start))
     result = {name: statistics.median(values) for name, values in rates.items()}
     # Neighbours in time are compared, so that a noisy machine troubles both alike.

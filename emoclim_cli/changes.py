@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import os
 import stat
-from collections import defaultdict, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import chain
-from typing import TypeVar
 
 import numpy as np
 
@@ -39,9 +37,7 @@ from emoclim_cli.media import (
 )
 from emoclim_cli.rows import SkippedFile
 from emoclim_cli.snapshot import View, raw_ids
-
-T = TypeVar("T")
-R = TypeVar("R")
+from emoclim_cli.workers import on_threads
 
 DIGEST_THREADS = 4
 NEVER_SEEN = -1
@@ -382,21 +378,3 @@ def _share_out(plan: Plan, tasks: Sequence[Task], views: Mapping[MediaKind, View
         else:
             (plan.changed if task.rows else plan.new).append(task)
     plan.gone = [task for task in plan.gone if (task.kind, task.file.id) not in claimed]
-
-
-def on_threads(function: Callable[[T], R], arguments: Iterable[T], jobs: int, window: int) -> Generator[R, None, None]:
-    """Results in order; at most `window` calls are under way or waiting to be taken.
-
-    Closing it drops the calls that have not begun and waits for those that have.
-    """
-    pool = ThreadPoolExecutor(jobs, "emoclim")
-    pending: deque[Future[R]] = deque()
-    try:
-        for argument in arguments:
-            pending.append(pool.submit(function, argument))
-            if len(pending) > window:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)

@@ -7,25 +7,23 @@ Shape letters: n files, d feature dim, e emotion dim.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
-from typing import Any
 
 import numpy as np
 
-from emoclim_cli.changes import NEVER_SEEN, Task, folders_above, inside, on_threads
 from emoclim_cli.changes import Plan as Plan  # part of what this module offers
+from emoclim_cli.changes import Task, folders_above, inside
 from emoclim_cli.changes import plan as plan
-from emoclim_cli.encoders import Encoder
-from emoclim_cli.errors import EmoclimError, MissingDecoder, ModelError
+from emoclim_cli.encoding import Batch, Encoded, Engine
 from emoclim_cli.library import FeatureSource, Library, Root, SpaceRef
-from emoclim_cli.media import FileStat, MediaItem, MediaKind, content_digest, item_id
+from emoclim_cli.media import FileStat, MediaKind, item_id
 from emoclim_cli.projections import EmotionSpace
-from emoclim_cli.rows import SKIPPED, Row, SkippedFile
-from emoclim_cli.tags import read_music_tags, read_photo_tags
+from emoclim_cli.reading import Failed
+from emoclim_cli.rows import SKIPPED, Row
 
 ROWS_PER_COPY = 1000
 
@@ -105,38 +103,11 @@ def space_ref(space: EmotionSpace) -> SpaceRef:
     return SpaceRef(space.id, space.name, space.dim, sources)
 
 
-@dataclass(frozen=True, slots=True)
-class _Loaded:
-    """A file that was read."""
-
-    task: Task
-    item: MediaItem
-    content: str
-    sample: Any
-
-
-@dataclass(frozen=True, slots=True)
-class _Failed:
-    task: Task
-    reason: str
-    file: SkippedFile | None
-    """What to remember; nothing of a file that has vanished."""
-
-
-def apply(
-    plan: Plan,
-    library: Library,
-    encoders: Callable[[MediaKind], Encoder],
-    space: EmotionSpace,
-    *,
-    jobs: int = 4,
-    batch_size: int = 0,
-) -> Generator[Outcome, None, None]:
+def apply(plan: Plan, library: Library, engine: Engine, space: EmotionSpace) -> Generator[Outcome, None, None]:
     """Does what `plan` (made with this `space`) says, and yields an outcome for every file that was not `unchanged` or `skipped` in it.
 
-    `encoders` is asked for an encoder only when its kind has files to encode. Files are read on `jobs` threads while batches are encoded in
-    the caller's; `batch_size` 0 is what suits the encoder. A batch's outcomes are yielded when it is committed: whatever ends the run,
-    Ctrl-C or `close()`, costs at most the batch in work. One file never ends it. Raises LibraryBusy, LibraryError, ModelError.
+    A batch of the engine is committed before its outcomes are yielded: whatever ends the run, Ctrl-C or `close()`, costs at most the batch
+    in work. One file never ends it. Raises LibraryBusy, LibraryError, ModelError.
     """
     with library.writing():
         library.set_roots(_merged(library.roots, plan.roots))
@@ -151,9 +122,9 @@ def apply(
         for kind in MediaKind:
             of_kind = sorted((task for task in tasks if task.kind is kind), key=lambda task: os.fsencode(task.file.path))
             if of_kind:
-                encoder = encoders(kind)
-                space.check_features(kind, encoder.info.digest)
-                yield from _encode(of_kind, plan, library, encoder, space, jobs, batch_size)
+                with closing(engine(kind, of_kind)) as batches:
+                    for batch in batches:
+                        yield from _commit(kind, batch, plan, library, space)
         library.compact()
         library.snapshot()
 
@@ -227,110 +198,20 @@ def _settle(done: Sequence[Task], kind: MediaKind, plan: Plan, library: Library)
     library.unskip([task.file.id for task in done if task.file.id in plan.known_skipped])
 
 
-def _encode(
-    tasks: Sequence[Task], plan: Plan, library: Library, encoder: Encoder, space: EmotionSpace, jobs: int, batch_size: int
-) -> Iterator[Outcome]:
-    kind = tasks[0].kind
-    batch_size = batch_size or encoder.batch_size
-    loaded: list[_Loaded] = []
-    failed: list[_Failed] = []
-    window = max(jobs, batch_size)  # files read ahead of the batch in work: bounds memory
-    with closing(on_threads(partial(_load, encoder), tasks, jobs, window)) as results:
-        for number, result in enumerate(results, 1):
-            if isinstance(result, _Loaded):
-                loaded.append(result)
-            else:
-                failed.append(result)
-            if len(loaded) + len(failed) >= batch_size or number == len(tasks):
-                yield from _commit(kind, loaded, failed, plan, library, encoder, space)
-                loaded, failed = [], []
-
-
-def _load(encoder: Encoder, task: Task) -> _Loaded | _Failed:
-    """Reads one file, on a thread."""
-    path = task.file.path
-    try:
-        # First: a file that is replaced while it is read is then seen as changed at the next run.
-        status = os.stat(path)
-        content = content_digest(path)
-        sample = encoder.load(path)
-    except ModelError:  # not this file's fault
-        raise
-    except FileNotFoundError:
-        return _Failed(task, "it vanished while it was to be read", None)
-    except OSError as error:
-        return _failed(task, error.strerror or str(error), NEVER_SEEN, NEVER_SEEN)
-    except MissingDecoder as error:
-        return _failed(task, _message(error), NEVER_SEEN, NEVER_SEEN)
-    except Exception as error:  # noqa: BLE001 - a decoder's bug must cost one file, not the run
-        return _failed(task, _message(error), status.st_size, status.st_mtime_ns)
-    item = MediaItem(path, task.kind, status.st_size, status.st_mtime_ns)
-    if task.kind is MediaKind.PHOTO:
-        photo = read_photo_tags(path)
-        item = replace(item, title=photo.title, taken=photo.taken)
-    else:
-        music = read_music_tags(path)
-        # What was decoded is surer than what a header claims.
-        duration_s = getattr(sample, "duration_s", 0.0) or music.duration_s
-        item = replace(item, title=music.title, artist=music.artist, album=music.album, duration_s=float(duration_s))
-    return _Loaded(task, item, content, sample)
-
-
-def _failed(task: Task, reason: str, size: int, mtime_ns: int) -> _Failed:
-    return _Failed(task, reason, SkippedFile(task.file.path, task.kind, size, mtime_ns, reason))
-
-
-def _message(error: Exception) -> str:
-    if not isinstance(error, EmoclimError):
-        return f"{type(error).__name__}: {error}"
-    return f"{error.message} ({error.hint})" if error.hint else error.message
-
-
-def _commit(
-    kind: MediaKind,
-    loaded: Sequence[_Loaded],
-    failed: list[_Failed],
-    plan: Plan,
-    library: Library,
-    encoder: Encoder,
-    space: EmotionSpace,
-) -> Iterator[Outcome]:
-    features, errors = _features(encoder, [one.sample for one in loaded])
-    good = [i for i in range(len(loaded)) if i not in errors]
-    emotion = space.project(kind, features[good]) if good else features[:0]
-    for i, reason in errors.items():
-        failed.append(_failed(loaded[i].task, reason, loaded[i].item.size, loaded[i].item.mtime_ns))
-    library.upsert(kind, [Row(loaded[i].item, loaded[i].content, features[i], vector) for i, vector in zip(good, emotion, strict=True)])
-    _settle([loaded[i].task for i in good], kind, plan, library)
+def _commit(kind: MediaKind, batch: Batch, plan: Plan, library: Library, space: EmotionSpace) -> Iterator[Outcome]:
+    good = [one for one in batch if isinstance(one, Encoded)]
+    failed = [one for one in batch if isinstance(one, Failed)]
+    if good:
+        emotion = space.project(kind, np.stack([one.features for one in good]))
+        library.upsert(kind, [Row(one.item, one.content, one.features, vector) for one, vector in zip(good, emotion, strict=True)])
+    _settle([one.task for one in good], kind, plan, library)
     library.skip([failure.file for failure in failed if failure.file is not None])
     for known in MediaKind:  # what they were is not there any more
         library.mark_gone(known, [failure.task.file.id for failure in failed if known in failure.task.rows])
-    for i in good:
-        yield Outcome(loaded[i].item.path, kind, Status.INDEXED)
+    for one in good:
+        yield Outcome(one.item.path, kind, Status.INDEXED)
     for failure in failed:
         yield Outcome(failure.task.file.path, kind, Status.SKIPPED, failure.reason)
-
-
-def _features(encoder: Encoder, samples: Sequence[Any]) -> tuple[np.ndarray, dict[int, str]]:
-    """(n, d) features, and for those samples that have none the reason."""
-    features = np.zeros((len(samples), encoder.info.dim), np.float32)
-    errors: dict[int, str] = {}
-    try:
-        if samples:
-            features[:] = encoder.encode(samples)
-    except ModelError:
-        raise
-    except Exception:  # noqa: BLE001 - one sample can spoil a batch: which?
-        for i, sample in enumerate(samples):
-            try:
-                features[i] = encoder.encode([sample])[0]
-            except ModelError:
-                raise
-            except Exception as error:  # noqa: BLE001
-                errors[i] = _message(error)
-    for i in np.flatnonzero(~np.isfinite(features).all(axis=1)).tolist():
-        errors.setdefault(i, "its features are not finite")
-    return features, errors
 
 
 def forget(library: Library, paths: Sequence[str]) -> int:

@@ -42,6 +42,16 @@ KNOWN_TINY = "iniconfig==2.0.0"
 """6 kB, and what pytest itself needs: an index that lacks it is no index."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="the long form of the tests of faults and of bad media: tens of minutes")
+
+
+@pytest.fixture(scope="session")
+def long(pytestconfig: pytest.Config) -> bool:
+    """Whether the tests that come in a short and a long form are to run at length."""
+    return bool(pytestconfig.getoption("--long"))
+
+
 @pytest.fixture(autouse=True)
 def user_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The home of a user who has never run emoclim; the library and the cache are below it. pip still reads the real user's settings."""

@@ -60,6 +60,7 @@ OWNERS = {
     "mutagen": {"tags"},
     "filelock": {"library", "weights"},
     "huggingface_hub": {"sources"},
+    "pebble": {"workers"},
     "platformdirs": {"commands.places"},
     "rich": {"console"},
     "matplotlib": {"plots"},

@@ -30,7 +30,8 @@ from torch.nn import functional as F
 from emoclim_cli import encoders, weights
 from emoclim_cli.audio import AudioWindows
 from emoclim_cli.encoders import EXTRAS, clap, encoder_info
-from emoclim_cli.encoders.clap import ClapAudio, ClapEncoder
+from emoclim_cli.encoders.clap import ClapAudio
+from emoclim_cli.encoders.torch_music import TorchMusicEncoder
 from emoclim_cli.errors import MissingExtra, ModelError, UnreadableMedia
 from emoclim_cli.networks import htsat
 from emoclim_cli.networks.htsat import clap_shapes
@@ -100,16 +101,16 @@ def weights_file(cache: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def encoder(cache: Path) -> ClapEncoder:
+def encoder(cache: Path) -> TorchMusicEncoder:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cpu, "get_capabilities", dict, raising=False)  # in float32, as laion_clap computes
         encoder = encoders.build("clap", cache, "cpu")
-    assert isinstance(encoder, ClapEncoder)
+    assert isinstance(encoder, TorchMusicEncoder)
     return encoder
 
 
 @pytest.fixture(scope="module")
-def network(encoder: ClapEncoder) -> ClapAudio:
+def network(encoder: TorchMusicEncoder) -> ClapAudio:
     assert isinstance(encoder.network, ClapAudio)
     return encoder.network
 
@@ -198,7 +199,7 @@ def test_the_tower_is_the_published_one(network: ClapAudio) -> None:
 
 
 @needs_extra
-def test_the_features_are_those_of_these_weights(encoder: ClapEncoder, weights_file: Path) -> None:
+def test_the_features_are_those_of_these_weights(encoder: TorchMusicEncoder, weights_file: Path) -> None:
     assert encoder.info.identity == (state_digest(weights_file),)
     assert encoder.info.dim == htsat.DIM
 
@@ -251,7 +252,7 @@ def test_building_draws_no_random_numbers(weights_file: Path) -> None:
 
 @needs_extra
 def test_the_features_are_those_of_the_published_code(
-    encoder: ClapEncoder, published: Callable[[np.ndarray], np.ndarray], tmp_path: Path
+    encoder: TorchMusicEncoder, published: Callable[[np.ndarray], np.ndarray], tmp_path: Path
 ) -> None:
     """From a file on: of exactly 10 s, and of less."""
     for seconds in (10.0, 5.0, 3.3, 0.05):
@@ -263,7 +264,7 @@ def test_the_features_are_those_of_the_published_code(
 
 
 @needs_extra
-def test_each_window_is_a_clip_of_the_published_code(encoder: ClapEncoder, published: Callable[[np.ndarray], np.ndarray]) -> None:
+def test_each_window_is_a_clip_of_the_published_code(encoder: TorchMusicEncoder, published: Callable[[np.ndarray], np.ndarray]) -> None:
     audio = noises(2)
     (windows,) = encoder.encode_windows([windows_of(audio)])
     np.testing.assert_allclose(windows, published(audio), atol=1e-6)
@@ -331,7 +332,7 @@ def test_half_precision_is_close(network: ClapAudio, dtype: torch.dtype) -> None
 
 
 @needs_extra
-def test_silence_has_features(encoder: ClapEncoder) -> None:
+def test_silence_has_features(encoder: TorchMusicEncoder) -> None:
     features = encoder.encode([windows_of(np.zeros((1, SAMPLES), np.float32))])
     assert np.linalg.norm(features) == pytest.approx(1.0, abs=1e-5)
 
@@ -349,7 +350,7 @@ def track_paths(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @needs_extra
-def test_a_tracks_features_depend_on_nothing_else(encoder: ClapEncoder, track_paths: list[str]) -> None:
+def test_a_tracks_features_depend_on_nothing_else(encoder: TorchMusicEncoder, track_paths: list[str]) -> None:
     """To the last bit: each window goes through the network alone, and nothing is cropped at random."""
     with ThreadPoolExecutor(3) as pool:
         samples = list(pool.map(encoder.load, track_paths))
@@ -366,7 +367,7 @@ def test_a_tracks_features_depend_on_nothing_else(encoder: ClapEncoder, track_pa
 
 @needs_extra
 @pytest.mark.parametrize("length", [1, 7, 24_000, 160_000, 200_000, 479_999, 480_000])
-def test_a_short_track_is_repeated_as_often_as_it_fits(encoder: ClapEncoder, length: int, tmp_path: Path) -> None:
+def test_a_short_track_is_repeated_as_often_as_it_fits(encoder: TorchMusicEncoder, length: int, tmp_path: Path) -> None:
     audio = np.random.default_rng(length).uniform(-1, 1, length).astype(np.float32)
     sample = encoder.load(write(tmp_path / "short.wav", audio))
     expected = np.zeros(SAMPLES, np.float32)
@@ -378,14 +379,14 @@ def test_a_short_track_is_repeated_as_often_as_it_fits(encoder: ClapEncoder, len
 
 @needs_extra
 @pytest.mark.parametrize("length", [480_001, 700_000])
-def test_a_longer_track_is_never_padded(encoder: ClapEncoder, length: int, tmp_path: Path) -> None:
+def test_a_longer_track_is_never_padded(encoder: TorchMusicEncoder, length: int, tmp_path: Path) -> None:
     audio = np.random.default_rng(length).uniform(-1, 1, length).astype(np.float32)
     sample = encoder.load(write(tmp_path / "long.wav", audio))
     np.testing.assert_array_equal(sample.audio, [audio[:SAMPLES], audio[-SAMPLES:]])
 
 
 @needs_extra
-def test_of_a_long_track_a_minute_is_heard(encoder: ClapEncoder, tmp_path: Path) -> None:
+def test_of_a_long_track_a_minute_is_heard(encoder: TorchMusicEncoder, tmp_path: Path) -> None:
     make_tone(tmp_path / "long.mp3", samples=tone(100.0, 22_050, 1), rate_hz=22_050)
     sample = encoder.load(str(tmp_path / "long.mp3"))
     assert sample.audio.shape == (6, SAMPLES)
@@ -399,7 +400,7 @@ def test_windows_that_overlap(weights_file: Path, track_paths: list[str]) -> Non
 
 
 @needs_extra
-def test_real_tracks(encoder: ClapEncoder, shared_data: Path) -> None:
+def test_real_tracks(encoder: TorchMusicEncoder, shared_data: Path) -> None:
     """The last window of each."""
     paths = sorted(str(path) for path in (shared_data / "music" / "game").iterdir())[:2]
     samples = [windows_of(encoder.load(path).audio[-1:]) for path in paths]
@@ -411,7 +412,7 @@ def test_real_tracks(encoder: ClapEncoder, shared_data: Path) -> None:
 
 
 @needs_extra
-def test_what_is_no_track_is_refused(encoder: ClapEncoder, tmp_path: Path) -> None:
+def test_what_is_no_track_is_refused(encoder: TorchMusicEncoder, tmp_path: Path) -> None:
     (tmp_path / "text.wav").write_text("This is text.\n" * 100)
     with pytest.raises(UnreadableMedia):
         encoder.load(str(tmp_path / "text.wav"))
@@ -431,7 +432,9 @@ socket.create_connection = socket.getaddrinfo = socket.gethostbyname = refuse
 
 
 @needs_extra
-def test_no_network_no_text_tower_not_a_word(weights_file: Path, track_paths: list[str], encoder: ClapEncoder, tmp_path: Path) -> None:
+def test_no_network_no_text_tower_not_a_word(
+    weights_file: Path, track_paths: list[str], encoder: TorchMusicEncoder, tmp_path: Path
+) -> None:
     """In a fresh interpreter, built by two threads at once; and who imports laion_clap afterwards gets the whole of it."""
     code = f"""{OFFLINE}
 import importlib.util, types, warnings

@@ -18,9 +18,10 @@ import pytest
 from PIL import Image
 
 from emoclim_cli import media
-from emoclim_cli.changes import Plan, Task, on_threads, plan
+from emoclim_cli.changes import Plan, Task, plan
 from emoclim_cli.emotions import EMOTIONS
 from emoclim_cli.encoders import EncoderInfo
+from emoclim_cli.encoding import local
 from emoclim_cli.errors import LibraryBusy, MissingDecoder, ModelError, UnreadableMedia, UsageError
 from emoclim_cli.indexing import Outcome, Status, Summary, apply, forget, space_ref, status
 from emoclim_cli.library import Library, Root
@@ -118,7 +119,7 @@ class Bench:
         return plan(self.library, named, space_ref(self.space), **options)
 
     def stream(self, what: Plan, **options: int) -> Any:
-        return apply(what, self.library, self.encoder, self.space, **options)
+        return apply(what, self.library, local(self.encoder, self.space, apart=False, **options), self.space)
 
     def run(self, *roots: Path | str, jobs: int = 2, batch_size: int = 3, **options: bool) -> Summary:
         what = self.plan(*roots, **options)
@@ -676,18 +677,9 @@ class TestInterrupted:
         next(stream)
         other = Library.open(bench.library.folder)
         with pytest.raises(LibraryBusy):
-            next(apply(bench.plan(), other, bench.encoder, bench.space))
+            next(apply(bench.plan(), other, local(bench.encoder, bench.space), bench.space))
         assert len(other.view(PHOTO)) == 2  # a reader sees the first batch
         assert len(list(stream)) == 3
-
-    def test_bounded_read_ahead(self) -> None:
-        begun: list[int] = []
-        stream = on_threads(begun.append, range(100), jobs=2, window=5)
-        next(stream)
-        time.sleep(0.05)
-        assert len(begun) <= 6
-        stream.close()
-        assert len(begun) <= 6
 
 
 class TestNames:

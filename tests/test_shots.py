@@ -92,7 +92,7 @@ def test_the_given_order_is_kept_and_each_photo_comes_once(tmp_path: Path, gathe
 
 
 def test_photos_of_the_library_are_not_read_again(tmp_path: Path) -> None:
-    from emoclim_cli import indexing
+    from emoclim_cli import encoding, indexing
     from emoclim_cli.library import Root
 
     photo(tmp_path / "p" / "a.jpg", "2021:05:03 10:00:00")
@@ -100,7 +100,7 @@ def test_photos_of_the_library_are_not_read_again(tmp_path: Path) -> None:
     encoders: dict[MediaKind, Encoder] = {MediaKind.PHOTO: PixelEncoder(MediaKind.PHOTO), MediaKind.MUSIC: toy_encoder(MediaKind.MUSIC)}
     with library.writing():
         plan = indexing.plan(library, [Root(str(tmp_path / "p"))], indexing.space_ref(space()))
-        for _ in indexing.apply(plan, library, encoders.__getitem__, space(), jobs=1):
+        for _ in indexing.apply(plan, library, encoding.local(encoders.__getitem__, space(), apart=False), space()):
             pass
 
     def never(kind: MediaKind) -> Encoder:

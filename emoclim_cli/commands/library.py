@@ -25,7 +25,7 @@ def index(
     library: LibraryOption = "",
     space: SpaceOption = "",
     device: DeviceOption = "auto",
-    jobs: Annotated[int, typer.Option(min=0, metavar="N", help="Threads that read files; 0: one per core.")] = 0,
+    jobs: Annotated[int, typer.Option(min=0, metavar="N", help="Processes that read files; 0: one per core.")] = 0,
     batch_size: Annotated[
         int, typer.Option(min=0, metavar="N", help="Files that are encoded and committed together; 0: what suits the device.")
     ] = 0,
@@ -121,7 +121,7 @@ def _index(
 ) -> None:
     import time
 
-    from emoclim_cli import indexing
+    from emoclim_cli import encoding, indexing
     from emoclim_cli.encoders.devices import cores
 
     started = time.perf_counter()
@@ -137,11 +137,11 @@ def _index(
         if plan.remap:
             console.note(f"{console.counted(plan.remap, 'item')} to map to the space {loaded.name} anew, from stored features")
         waiting = {task.file.path for task in (*plan.new, *plan.changed)}
-        jobs = jobs or cores()
+        engine = encoding.local(encoders, loaded, jobs=jobs or cores(), batch_size=batch_size)
         done = 0
         try:
             with console.progress("reading", plan.to_encode) as advance:
-                for outcome in indexing.apply(plan, library, encoders, loaded, jobs=jobs, batch_size=batch_size):
+                for outcome in indexing.apply(plan, library, engine, loaded):
                     summary.count(outcome)
                     done += outcome.path in waiting
                     advance(done)

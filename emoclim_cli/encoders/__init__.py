@@ -7,7 +7,7 @@ Shape letters: n items, w windows of one item, d feature dim.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -62,8 +62,12 @@ class Encoder(Protocol):
     def batch_size(self) -> int:
         """How many samples a caller best hands over at once."""
 
-    def load(self, path: str) -> Any:
-        """Reads and prepares one file; called from several threads. Raises UnreadableMedia, OSError."""
+    @property
+    def load(self) -> Callable[[str], Any]:
+        """Reads and prepares one file. Can be pickled, without the network, to be called in other processes; is called on threads too.
+
+        It raises UnreadableMedia, OSError.
+        """
 
     def encode(self, samples: Sequence[Any]) -> np.ndarray:
         """(n, d) float32 features of n loaded samples. An item's features do not depend on the others in the batch."""

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from emoclim_cli.audio import AudioWindows
 from emoclim_cli.encoders import EncoderInfo, loading
 from emoclim_cli.encoders.devices import choose_device
 from emoclim_cli.encoders.torch_music import TorchMusicEncoder
@@ -29,8 +28,9 @@ from emoclim_cli.encoders.windows import Window
 from emoclim_cli.errors import MissingExtra
 from emoclim_cli.networks import htsat
 
-WINDOW = Window(rate_hz=48_000, samples=480_000)
-"""Whatever is longer, laion_clap crops at random: the same file twice would not give the same features."""
+WINDOW = Window(rate_hz=48_000, samples=480_000, whole_repeats=True)
+"""Whatever is longer, laion_clap crops at random: the same file twice would not give the same features. What is shorter, it fills up so
+("repeatpad")."""
 CONFIG = {
     "model_name": "tiny",
     "class_num": htsat.CLASSES,
@@ -79,16 +79,6 @@ def quantized(audio: Tensor) -> Tensor:
     return (audio.clamp(-1.0, 1.0) * FULL_SCALE).to(torch.int16).float() / FULL_SCALE
 
 
-class ClapEncoder(TorchMusicEncoder):
-    def load(self, path: str) -> AudioWindows:
-        """As all tracks are read; but of one that is shorter than a window, whole repeats alone, and silence after them ("repeatpad")."""
-        track = super().load(path)
-        length = round(track.duration_s * self.window.rate_hz)
-        if length < self.window.samples:
-            track.audio[:, self.window.samples // length * length :] = 0.0
-        return track
-
-
 def network_of(name: str, path: Path) -> ClapAudio:
     """The network with the weights of a file. Raises ModelError where they do not fit it, MissingExtra where laion_clap is of no use."""
     from safetensors.torch import load_file
@@ -100,8 +90,8 @@ def network_of(name: str, path: Path) -> ClapAudio:
     return network
 
 
-def build(info: EncoderInfo, paths: Sequence[Path], device: str) -> ClapEncoder:
-    return ClapEncoder(info, network_of(info.name, paths[0]), choose_device(device), WINDOW, ITEM_BYTES)
+def build(info: EncoderInfo, paths: Sequence[Path], device: str) -> TorchMusicEncoder:
+    return TorchMusicEncoder(info, network_of(info.name, paths[0]), choose_device(device), WINDOW, ITEM_BYTES)
 
 
 def _tower() -> Any:

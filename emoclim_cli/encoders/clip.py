@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ class ClipEncoder:
         from safetensors.torch import load_file
 
         self.info = info
+        self.load = partial(read_photo, side=SIDE)  # (224, 224, 3) uint8
         self.device = choose_device(device)
         self.batch_size = PHOTOS_PER_BATCH[self.device.accelerator]
         patch = PATCHES[info.weights[0]]
@@ -44,10 +46,6 @@ class ClipEncoder:
         # Of each token a block holds at once: itself, queries, keys and values, and the four times wider inside of its MLP three times.
         item_bytes = tokens * tower.conv1.out_channels * (1 + 3 + 3 * 4) * self.device.dtype.itemsize
         self._run = runner(self._features, self.device, item_bytes=item_bytes, per_core=PHOTOS_PER_CORE)
-
-    def load(self, path: str) -> np.ndarray:
-        """(224, 224, 3) uint8."""
-        return read_photo(path, SIDE)
 
     def encode(self, samples: Sequence[np.ndarray]) -> np.ndarray:
         return self._run(torch.from_numpy(np.stack(samples)))

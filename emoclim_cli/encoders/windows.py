@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -24,6 +25,8 @@ HEARD_SLIDING_S = 600.0
 class Window:
     rate_hz: int
     samples: int
+    whole_repeats: bool = False
+    """A track that is shorter than a window fills it with whole repeats alone, and silence after them."""
 
     @property
     def seconds(self) -> float:
@@ -35,18 +38,21 @@ class Window:
 
     def read(self, path: str, overlap: float = 0.0) -> AudioWindows:
         """Those of a track. Raises UnreadableMedia, OSError."""
-        return read_windows(path, sample_rate_hz=self.rate_hz, window_s=self.seconds, max_windows=self.most(overlap), overlap=overlap)
+        most = self.most(overlap)
+        track = read_windows(path, sample_rate_hz=self.rate_hz, window_s=self.seconds, max_windows=most, overlap=overlap)
+        length = round(track.duration_s * self.rate_hz)
+        if self.whole_repeats and length < self.samples:
+            track.audio[:, self.samples // length * length :] = 0.0
+        return track
 
 
 class WindowEncoder(ABC):
     def __init__(self, info: EncoderInfo, window: Window) -> None:
         self.info = info
         self.window = window
+        self.load = partial(window.read, overlap=info.overlap)
         # Decoded, a minute takes a dozen megabytes at most, ten minutes a hundred.
         self.batch_size = 4 if info.overlap else 32
-
-    def load(self, path: str) -> AudioWindows:
-        return self.window.read(path, self.info.overlap)
 
     def encode(self, samples: Sequence[AudioWindows]) -> np.ndarray:
         """(n, d): the mean over each track's windows."""

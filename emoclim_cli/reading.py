@@ -1,0 +1,71 @@
+"""One file of the user's, read for an encoder: its content digest, its tags and its sample; or why there is none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from emoclim_cli.changes import NEVER_SEEN, Task
+from emoclim_cli.errors import EmoclimError, MissingDecoder, ModelError
+from emoclim_cli.media import MediaItem, MediaKind, content_digest
+from emoclim_cli.rows import SkippedFile
+from emoclim_cli.tags import read_music_tags, read_photo_tags
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    task: Task
+    item: MediaItem
+    content: str
+    """`media.content_digest`."""
+    sample: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    task: Task
+    reason: str
+    file: SkippedFile | None
+    """What to remember; nothing of a file that has vanished."""
+
+
+def read(load: Callable[[str], Any], task: Task) -> Loaded | Failed:
+    """`load` is an encoder's. Raises ModelError, which is not this file's fault."""
+    path = task.file.path
+    try:
+        # First: a file that is replaced while it is read is then seen as changed at the next run.
+        status = os.stat(path)
+        content = content_digest(path)
+        sample = load(path)
+    except ModelError:
+        raise
+    except FileNotFoundError:
+        return Failed(task, "it vanished while it was to be read", None)
+    except OSError as error:
+        return failed(task, error.strerror or str(error), NEVER_SEEN, NEVER_SEEN)
+    except MissingDecoder as error:
+        return failed(task, reason_of(error), NEVER_SEEN, NEVER_SEEN)
+    except Exception as error:  # noqa: BLE001 - a decoder's bug must cost one file, not the run
+        return failed(task, reason_of(error), status.st_size, status.st_mtime_ns)
+    item = MediaItem(path, task.kind, status.st_size, status.st_mtime_ns)
+    if task.kind is MediaKind.PHOTO:
+        photo = read_photo_tags(path)
+        item = replace(item, title=photo.title, taken=photo.taken)
+    else:
+        music = read_music_tags(path)
+        # What was decoded is surer than what a header claims.
+        duration_s = getattr(sample, "duration_s", 0.0) or music.duration_s
+        item = replace(item, title=music.title, artist=music.artist, album=music.album, duration_s=float(duration_s))
+    return Loaded(task, item, content, sample)
+
+
+def failed(task: Task, reason: str, size: int, mtime_ns: int) -> Failed:
+    return Failed(task, reason, SkippedFile(task.file.path, task.kind, size, mtime_ns, reason))
+
+
+def reason_of(error: Exception) -> str:
+    if not isinstance(error, EmoclimError):
+        return f"{type(error).__name__}: {error}"
+    return f"{error.message} ({error.hint})" if error.hint else error.message
