@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 import wave
 from collections.abc import Sequence
 from itertools import pairwise
