@@ -8,6 +8,7 @@ Shapes: `w` windows of a track.
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -47,6 +48,10 @@ PIECE = 16_384
 """Samples that are handled at once. Frames are smaller, and each call costs more than its samples; of larger pieces the resampler's buffers
 come fresh from the system each time, and filling in their pages costs more than the resampling."""
 
+SILENT, LEAST_HZ, MOST_HZ = 1e-4, 1_000, 6_000_000
+"""-80 dBFS is below the hum of any recording, and a network hears an emotion in silence as in all else. Samples at 1 Hz would be resampled
+to thousands of times as many; DSD at its fastest decodes to 5.6 MHz."""
+
 DTYPES = {name: np.dtype(code) for name, code in (("u8", "u1"), ("s16", "i2"), ("s32", "i4"), ("s64", "i8"), ("flt", "f4"), ("dbl", "f8"))}
 """FFmpeg's name of a sample format -> what NumPy calls it."""
 
@@ -61,13 +66,15 @@ class AudioWindows:
     """Of the whole track."""
 
 
-def read_windows(path: str, *, sample_rate_hz: int, window_s: float, max_windows: int, overlap: float = 0.0) -> AudioWindows:
+def read_windows(
+    path: str, *, sample_rate_hz: int, window_s: float, max_windows: int, overlap: float = 0.0, may_be_silent: bool = False
+) -> AudioWindows:
     """At most `max_windows` windows of `window_s` seconds, evenly spaced over the track; a shorter track is repeated to fill one.
 
     As far as `max_windows` allow, windows cover the whole track, each sharing at least `overlap` (0 to below 1) of it with the next.
     The same file always gives the same windows. Of a long track only what they need is decoded, where its file can be sought in; where
     not, all of it is decoded, but little of it is kept. Packets that do not decode are left out.
-    Raises UnreadableMedia, also when most packets do not decode.
+    Raises UnreadableMedia, also when most packets do not decode, and when nothing is heard in any window, unless it `may_be_silent`.
     """
     samples = round(window_s * sample_rate_hz)
     with open_track(path) as track:
@@ -76,6 +83,8 @@ def read_windows(path: str, *, sample_rate_hz: int, window_s: float, max_windows
     if windows is None:
         with open_track(path) as track:
             windows = _windows_by_streaming(track, sample_rate_hz, samples, max_windows, overlap)
+    if not may_be_silent and max(windows.audio.max(), -windows.audio.min()) < SILENT:
+        raise UnreadableMedia("is silent")
     return windows
 
 
@@ -114,7 +123,8 @@ def _by_the_clock(pieces: Iterator[_Piece]) -> Iterator[tuple[np.ndarray, int]]:
 def _placed(pieces: Iterator[_Piece]) -> Iterator[_Piece]:
     """Pieces, each where the one before ends, unless its timestamp is later and that of the next as well; or, if none follows, by ODD_S.
 
-    Alone it says nothing: the timestamps of Vorbis are late wherever a short block follows a long one.
+    Alone it says nothing: the timestamps of Vorbis are late wherever a short block follows a long one. But one that lies far back sets
+    right what came before: after a seek, FFmpeg gives the frames of the first page of FLAC in Ogg the times of the second.
     """
     due_s = -math.inf
     piece = next(pieces, None)
@@ -124,7 +134,7 @@ def _placed(pieces: Iterator[_Piece]) -> Iterator[_Piece]:
             begin_s, length_s, odd_s = piece.position / piece.rate_hz, len(piece.mono) / piece.rate_hz, ODD_S
             if following is not None and following.position is not None:
                 begin_s, odd_s = min(begin_s, following.position / following.rate_hz - length_s), JITTER_S
-            begin_s = due_s if begin_s <= due_s + odd_s else begin_s
+            begin_s = due_s if due_s - ODD_S <= begin_s <= due_s + odd_s else begin_s
             piece = _Piece(piece.mono, piece.rate_hz, round(begin_s * piece.rate_hz))
             due_s = begin_s + length_s
         yield piece
@@ -198,6 +208,8 @@ class Track:
         position: int | None = None
         for frame in self.frames():
             rate_hz = frame.sample_rate
+            if not LEAST_HZ <= rate_hz <= MOST_HZ:
+                raise UnreadableMedia(f"has a sample rate of {rate_hz:,} Hz")
             jump = None
             if frame.pts is not None:
                 stamped = round((frame.pts - origin) * self.tick_s * rate_hz)
@@ -223,11 +235,10 @@ class Track:
         dtype = DTYPES[form.name.removesuffix("p")]
         step = 1 if form.is_planar else width
         size = step * dtype.itemsize  # a plane is longer than its samples
+        count = width // step  # of eight planes, PyAV gives more, which are none
         # AudioFrame.to_ndarray takes several times as long.
-        planes = [
-            np.frombuffer(b"".join([memoryview(frame.planes[i])[: frame.samples * size] for frame in run]), dtype)
-            for i in range(width // step)
-        ]
+        parts = zip(*([memoryview(plane)[: frame.samples * size] for plane in frame.planes[:count]] for frame in run), strict=True)
+        planes = [np.frombuffer(b"".join(part), dtype) for part in parts]
         mono = self._mono([plane[offset::step] for plane in planes for offset in range(step)])
         return _Piece(mono, run[0].sample_rate, None if end is None else end - length)
 
@@ -277,7 +288,8 @@ def open_track(path: str) -> Iterator[Track]:
     except (av.error.InvalidDataError, av.error.EOFError, av.error.ArgumentError) as error:
         raise UnreadableMedia("is not audio that can be decoded") from error
     except (av.error.FFmpegError, OSError) as error:
-        raise UnreadableMedia(error.strerror or str(error)) from error
+        senseless = error.errno == errno.EPERM  # so FFmpeg calls some headers; a file that is forbidden is EACCES
+        raise UnreadableMedia("is not audio that can be decoded" if senseless else error.strerror or str(error)) from error
     except ValueError as error:  # PyAV's word for what it does not know
         raise UnreadableMedia(f"is not audio that can be decoded ({error})") from error
 
@@ -319,8 +331,9 @@ def _resampled(chunks: Iterable[tuple[np.ndarray, int]], rate_hz: int) -> Iterat
         if resampler is None:
             yield chunk
         else:
-            for begin in range(0, len(chunk), PIECE):
-                frame = av.AudioFrame.from_ndarray(chunk[None, begin : begin + PIECE], "fltp", "mono")
+            size = math.ceil(len(chunk) / max(1, round(len(chunk) / PIECE)))  # no small rest: each call costs more than its samples
+            for begin in range(0, len(chunk), size):
+                frame = av.AudioFrame.from_ndarray(chunk[None, begin : begin + size], "fltp", "mono")
                 frame.sample_rate = chunk_hz
                 yield from _arrays(resampler.resample(frame))
     if resampler is not None:
@@ -424,21 +437,8 @@ def _windows_by_streaming(track: Track, rate_hz: int, samples: int, max_windows:
     return AudioWindows(audio, np.array(starts) / rate_hz, length / rate_hz)
 
 
-DECODERS = {
-    "mp3": "mp3float",
-    "aac": "aac",
-    "alac": "alac",
-    "flac": "flac",
-    "vorbis": "vorbis",
-    "opus": "opus",
-    "wma": "wmav2",
-    "ape": "ape",
-    "wavpack": "wavpack",
-    "tta": "tta",
-    "aiff": "pcm_s16be",
-    "wav": "pcm_s16le",
-    "dsd": "dsd_lsbf",
-}
+_DECODERS = "mp3:mp3float aac:aac alac:alac flac:flac vorbis:vorbis opus:opus wma:wmav2 ape:ape wavpack:wavpack tta:tta aiff:pcm_s16be"
+DECODERS = dict(pair.split(":") for pair in f"{_DECODERS} wav:pcm_s16le dsd:dsd_lsbf".split())
 """Format -> FFmpeg's decoder."""
 
 

@@ -182,8 +182,11 @@ def plan(
     # Rows of a path where there is something else now are dealt with when that is indexed.
     replaced = {task.file.id for task in tasks} | {dropped for _, dropped in result.dropped}
     for kind, view in views.items():
-        for row in _where(view.present & ~live[kind]):
-            if view.id(row) not in replaced and scanned(view.path(row)):
+        missing = view.present & ~live[kind]
+        known = view.find(raw_ids(replaced))
+        missing[known[known >= 0]] = False
+        for row in _where(missing):
+            if scanned(view.path(row)):
                 result.gone.append(Task(FileStat(view.path(row), int(view.size[row]), int(view.mtime_ns[row])), kind))
     _share_out(result, remaining, views, live)
     never_seen = {item_id(file.path) for file in listed.values() if file.size == NEVER_SEEN}
@@ -243,9 +246,14 @@ def _scan(library: Library, plan: Plan, views: Mapping[MediaKind, View]) -> tupl
             plan.offline_roots.append(path)
     inspected, unknown = frozenset(online), frozenset((*plan.offline_roots, *(path for path, _ in plan.unreadable)))
 
+    @cache
+    def at_or_above(folder: str) -> tuple[bool, bool]:
+        places = {folder, *folders_above(folder)}
+        return not places.isdisjoint(inspected), not places.isdisjoint(unknown)
+
     def scanned(path: str) -> bool:
-        places = {path, *folders_above(path)}
-        return not places.isdisjoint(inspected) and places.isdisjoint(unknown)
+        below_inspected, below_unknown = at_or_above(os.path.dirname(path))
+        return (below_inspected or path in inspected) and not (below_unknown or path in unknown)
 
     return sorted(files.values(), key=lambda file: os.fsencode(file.path)), scanned
 
@@ -356,6 +364,8 @@ def _share_out(plan: Plan, tasks: Sequence[Task], views: Mapping[MediaKind, View
 
     A row at whose path there is a file now, a `live` one or that of a task, stays: of it there are only copies.
     """
+    if not tasks:
+        return
     missing = {(task.kind, task.file.id) for task in plan.gone}
     stay = {task.file.id for task in tasks}
     moves, copies = defaultdict[tuple[MediaKind, str], list[str]](list), dict[tuple[MediaKind, str], str]()

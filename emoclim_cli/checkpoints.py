@@ -44,7 +44,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
         with safe_open(path, framework="numpy") as file:
             state = json.loads((file.metadata() or {})["state"])
             return {name: file.get_tensor(name) for name in file.keys()}, dict(state)  # noqa: SIM118
-    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, SafetensorError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
 
 

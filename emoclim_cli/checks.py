@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from emoclim_cli import audio, photos, slideshow, weights
+from emoclim_cli.buckets import Bucket
 from emoclim_cli.encoders import EXTRAS as ENCODER_EXTRAS
 from emoclim_cli.encoders import weights_of
 from emoclim_cli.encoders.devices import choose_device
@@ -24,6 +25,8 @@ EXTRAS = {
     "raw": (("rawpy",), "previews of camera raw files"),
     "plot": (("matplotlib", "sklearn"), "figures of emoclim evaluate --plot"),
     "hub": (("huggingface_hub",), "weights from a model hub"),
+    "ray": (("ray",), "emoclim index on several machines"),
+    "s3": (("obstore",), "libraries in a bucket"),
     **{extra: (modules, f"the music encoder {extra}") for extra, modules in ENCODER_EXTRAS.items()},
 }
 """Extra -> the modules that show it is installed, and what it is for."""
@@ -48,8 +51,8 @@ class Check:
         return {"name": self.name, "ok": self.ok, "detail": self.detail, "hint": self.hint, "needed": self.needed}
 
 
-def run(library: str, cache: Path, load_space: Callable[[], EmotionSpace]) -> list[Check]:
-    """Every check, whatever fails. `library` is the library's folder, `cache` that of the weights."""
+def run(library: str | Bucket, cache: Path, load_space: Callable[[], EmotionSpace]) -> list[Check]:
+    """Every check, whatever fails. `library` is where the library is, `cache` that of the weights."""
     checks = [Check("python", True, f"{platform.python_version()} on {platform.platform()}")]
     packages = {name: _package_check(name, module) for name, module in PACKAGES.items()}
     checks += packages.values()
@@ -93,7 +96,7 @@ def _option_check(name: str, modules: Sequence[str], purpose: str, hint: str) ->
     return Check(name, there, purpose, "" if there else hint, needed=False)
 
 
-def _library_check(folder: str) -> Check:
+def _library_check(folder: str | Bucket) -> Check:
     try:
         opened = Library.open(folder)
         counts = [f"{int(opened.view(kind).present.sum()):,} {kind.plural}" for kind in MediaKind]
@@ -101,5 +104,5 @@ def _library_check(folder: str) -> Check:
         return Check("library", False, error.message, error.hint, needed=False)
     except EmoclimError as error:
         return Check("library", False, error.message, error.hint)
-    writable = os.access(opened.folder, os.W_OK)
+    writable = not isinstance(opened.folder, Path) or os.access(opened.folder, os.W_OK)
     return Check("library", True, f"{opened.folder}: {', '.join(counts)}" + ("" if writable else "; read-only"))

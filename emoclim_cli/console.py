@@ -303,8 +303,13 @@ def show_space(space: EmotionSpace) -> None:
     facts = [("name", space.name), ("id", space.id), *((kind.plural, encoder) for kind, encoder in space.encoders.items())]
     facts += [(key, str(about[key])) for key in ("data", "licence") if key in about]
     show_facts(facts)
-    for level, directions in about.get("metrics", {}).items():
-        show_table(*_metric_table(directions), right=METRIC_COLUMNS[1:], title=f"\nvalidation, {level} level")
+    try:
+        tables = {level: _metric_table(directions) for level, directions in about.get("metrics", {}).items()}
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):  # a stranger may have written anything there
+        note("its metrics are not as emoclim writes them, and are not shown")
+        return
+    for level, table in tables.items():
+        show_table(*table, right=METRIC_COLUMNS[1:], title=f"\nvalidation, {level} level")
 
 
 def figure(value: float | None, decimals: int = 3) -> str:
@@ -376,7 +381,7 @@ def progress(label: str, total: int | None, *, bytes_: bool = False) -> Iterator
     count = DownloadColumn() if bytes_ else MofNCompleteColumn()
     # The time that has passed moves while the networks are loaded and the first batch is read.
     columns = (TextColumn("{task.description}"), BarColumn(), count, TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True) as bar:
+    with Progress(*columns, console=err, transient=True, redirect_stdout=False) as bar:
         task = bar.add_task(label, total=total)
         yield lambda done, of=None: bar.update(task, completed=done, total=of)
 

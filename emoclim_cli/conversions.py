@@ -45,7 +45,7 @@ def clip_from_onnx(members: Mapping[str, Path], destination: Path) -> None:
         state = _clip_state(_load_onnx(path).graph)
     except KeyError as error:
         raise ModelError(f"{path.name}: this graph is not CLIP's image tower: it has no {error}") from error
-    except ValueError as error:
+    except Exception as error:  # onnx checks neither types nor sizes of what it unpacks
         raise ModelError(f"{path.name}: this graph is not CLIP's image tower: {error}") from error
     save_file({name: np.ascontiguousarray(array) for name, array in state.items()}, str(destination))
 
@@ -89,9 +89,13 @@ def _load_onnx(path: Path) -> onnx.ModelProto:
     import onnx
 
     try:
-        return onnx.load(str(path))
+        model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # protobuf's own
         raise ModelError(f"{path.name} is not an ONNX graph: {error}") from error
+    # A graph may name other files for its numbers. None of ours does, and what is read is what was verified.
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
+        raise ModelError(f"{path.name}: this graph keeps its weights in other files")
+    return model
 
 
 # --- VibeNet -----------------------------------------------------------------------------------------------------------------------------
@@ -113,11 +117,13 @@ def vibenet_from_onnx(members: Mapping[str, Path], destination: Path) -> None:
     model = _load_onnx(path)
     try:
         extracted = Extractor(model).extract_model([VIBENET_INPUT], [VIBENET_FEATURES])
-    except (KeyError, ValueError) as error:
-        raise ModelError(f"{path.name}: this graph has no tensor {VIBENET_FEATURES!r}") from error
-    del extracted.graph.value_info[:]
-    extracted.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "b"
-    onnx.save(extracted, str(destination))
+        del extracted.graph.value_info[:]
+        extracted.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "b"
+        onnx.save(extracted, str(destination))
+    except OSError:
+        raise
+    except Exception as error:  # as above
+        raise ModelError(f"{path.name}: this graph has no tensor {VIBENET_FEATURES!r}, or is damaged") from error
 
 
 # --- MusiCNN -----------------------------------------------------------------------------------------------------------------------------
@@ -247,7 +253,7 @@ def read_checkpoint(index: bytes, data: bytes) -> dict[str, np.ndarray]:
                 if start + length > len(data) or length != 4 * math.prod(shape):
                     raise ModelError("this TensorFlow checkpoint is damaged: a tensor lies outside its data file")
                 tensors[key.decode()] = np.frombuffer(data, "<f4", length // 4, start).reshape(shape)
-    except (IndexError, struct.error, ValueError) as error:
+    except (IndexError, struct.error, ValueError, OverflowError) as error:
         raise ModelError("this TensorFlow checkpoint index is damaged") from error
     return tensors
 

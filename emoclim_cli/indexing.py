@@ -227,7 +227,9 @@ def forget(library: Library, paths: Sequence[str]) -> int:
         items: set[str] = set()
         others: set[str] = set()
         for name, view in library.views().items():
-            (others if name == SKIPPED else items).update(view.id(row) for row in range(len(view)) if meant(view.path(row)))
+            rows = view.find([item_id(top) for top in paths]).tolist()
+            rows += [row for top in paths for row in np.flatnonzero(view.below(top)).tolist()]
+            (others if name == SKIPPED else items).update(view.id(row) for row in rows if row >= 0)
         library.set_roots(root for root in library.roots if not meant(root.path))
         library.forget(items | others)
         library.compact()
@@ -237,5 +239,5 @@ def forget(library: Library, paths: Sequence[str]) -> int:
 
 def status(library: Library) -> LibraryStatus:
     """How much is indexed and how fresh it is."""
-    photos, music = (int(library.view(kind).present.sum()) for kind in MediaKind)
+    photos, music = (int(np.count_nonzero(library.view(kind).present)) for kind in MediaKind)
     return LibraryStatus(photos, music, len(library.skipped()), library.roots, plan(library))

@@ -1,10 +1,11 @@
-"""The library: a folder that holds what is known of every indexed photo and track.
+"""The library: a folder, or a prefix in a bucket, that holds what is known of every indexed photo and track.
 
     library.json   format, space, roots
     tables/        LanceDB: one table for each (kind, encoder, weights), so that another encoder never costs features; and `skipped`
     snapshots/     derived: each table as NumPy files, for reading without LanceDB (see snapshot.py)
     lock           held by the one writer; readers go on
 
+(In a bucket the lock is a lease, and snapshots are on the machine that reads: see buckets.py.)
 Features are kept, emotion vectors are derived from them: each row names the space that made its vector, and one whose space is not the
 library's is not searched until it is mapped again. Ids are those of media.py: 32 hex digits.
 Shape letters: n rows, d feature dim, e emotion dim.
@@ -12,7 +13,6 @@ Shape letters: n rows, d feature dim, e emotion dim.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -24,20 +24,28 @@ from typing import Any
 import numpy as np
 
 from emoclim_cli import snapshot
-from emoclim_cli.errors import LibraryBusy, LibraryError, NoLibrary
+from emoclim_cli.buckets import Bucket, Lease
+from emoclim_cli.errors import LibraryError, NoLibrary
+from emoclim_cli.folders import Folder
 from emoclim_cli.media import MediaKind
 from emoclim_cli.rows import SKIPPED, Row, SkippedFile, item_columns, item_table, rows_of, skipped_table, vector_column, vectors, view_of
 from emoclim_cli.snapshot import Version, View
 
-FORMAT = 1
 IDS_PER_FILTER = 2000
-ROWS_PER_REMAP = 16384
+ROWS_PER_REMAP, REMAP_COMMITS = 16384, 16
+"""A batch, and about how many of them a larger table is mapped in: each commit writes the emotion vectors of all rows anew."""
 FRAGMENTS_AT_WORK, FRAGMENTS_AT_REST, VERSIONS_AT_REST = 48, 12, 40
 """Each commit adds a version and often a fragment, and each manifest lists all fragments; compaction rewrites them as one. That is done
 in the middle of a run for the first of these, at its end for the others."""
+ROWS_PER_FRAGMENT = 5000
+"""One more fragment and version is allowed for so many rows, since compaction rewrites all of them: while a large table grows, it takes a
+few per cent of the time."""
+ROWS_INDEXED = 20_000
+"""A larger table has an index of its ids: without it each commit reads all of them, and a change of one column rewrites that column."""
 READ_ATTEMPTS = 20
 KEEP_VERSIONS = timedelta(minutes=10)
-"""Longer than any reader needs to copy a table it has opened."""
+"""Longer than any reader needs to copy a table it has opened, and than any system keeps what is written from the disk."""
+KEEP_ALL = timedelta(days=10_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,34 +79,32 @@ class SpaceRef:
 class Library:
     """Made by `open` or `create`. Everything that writes must be inside `with library.writing():`."""
 
-    def __init__(self, folder: Path, state: dict[str, Any]) -> None:
+    def __init__(self, folder: Path | Bucket) -> None:
+        """Raises what `open` does."""
         self.folder = folder
-        self._state = state
+        self._store = folder if isinstance(folder, Bucket) else Folder(folder)
+        self._state = self._store.read_state()
+        self._lease: Lease | None = None
         self._views: dict[str, tuple[Version, View]] = {}
         self._tables: dict[str, Any] = {}  # LanceDB tables that this writer has open
         self._connection: Any = None
         self._writers = 0
 
     @classmethod
-    def open(cls, folder: str | Path) -> Library:
+    def open(cls, folder: str | Path | Bucket) -> Library:
         """Raises NoLibrary where there is none, LibraryError where it cannot be read or a newer emoclim wrote it."""
-        folder = Path(os.path.abspath(folder))
-        return cls(folder, _read_state(folder))
+        return cls(folder if isinstance(folder, Bucket) else Path(os.path.abspath(folder)))
 
     @classmethod
-    def create(cls, folder: str | Path) -> Library:
-        """Opens the library in `folder`, which is made where it is absent. Raises LibraryError for a folder that holds other things."""
-        folder = Path(os.path.abspath(folder))
+    def create(cls, folder: str | Path | Bucket) -> Library:
+        """Opens the library in `folder`, which is made where it is absent.
+
+        Raises LibraryError for a folder that holds other things, LibraryBusy where another process makes it at this moment.
+        """
         with suppress(NoLibrary):
             return cls.open(folder)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            strangers = [name for name in os.listdir(folder) if name != "lock" and not name.startswith("library.json")]
-            if strangers:
-                raise LibraryError(f"{folder} is not a library and not empty", "name another folder with --library")
-            _write_state(folder, {"format": FORMAT, "space": None, "roots": []})
-        except OSError as error:
-            raise LibraryError(f"the library cannot be made in {folder}: {error.strerror}", "name another folder with --library") from error
+        store = folder if isinstance(folder, Bucket) else Folder(Path(os.path.abspath(folder)))
+        store.make()
         return cls.open(folder)
 
     @contextmanager
@@ -111,23 +117,14 @@ class Library:
             finally:
                 self._writers -= 1
             return
-        from filelock import FileLock, Timeout
-
-        lock = FileLock(self.folder / "lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise LibraryBusy(f"another emoclim is writing to the library {self.folder}", "try again when it has finished") from error
-        except OSError as error:
-            raise LibraryError(f"the library {self.folder} cannot be written: {error.strerror}") from error
-        try:
-            self._writers = 1
-            self._state = _read_state(self.folder)
-            yield
-        finally:
-            self._writers = 0
-            self._tables.clear()
-            lock.release()
+        with self._store.lock() as self._lease:
+            try:
+                self._writers = 1
+                self._state = self._store.read_state()
+                yield
+            finally:
+                self._writers = 0
+                self._tables.clear()
 
     # What the library remembers
 
@@ -154,10 +151,7 @@ class Library:
         self._check_writing()
         state = {**self._state, **changes}
         if state != self._state:
-            try:
-                _write_state(self.folder, state)
-            except OSError as error:
-                raise LibraryError(f"the library {self.folder} cannot be written: {error.strerror}") from error
+            self._store.write_state(state)
             self._state = state
 
     # Reading: without LanceDB where a snapshot is fresh
@@ -168,7 +162,7 @@ class Library:
         return self._view(_table_name(kind, source)) if source else View.empty()
 
     def skipped(self) -> View:
-        """The files that could not be used: only `ids`, `size`, `mtime_ns`, paths, and the details `kind` and `reason`."""
+        """The files that could not be used: only `ids`, `kind`, `size`, `mtime_ns`, paths, and the detail `reason`."""
         return self._view(SKIPPED)
 
     def skipped_files(self) -> list[SkippedFile]:
@@ -176,17 +170,13 @@ class Library:
         view = self.skipped()
         files = []
         for row in range(len(view)):
-            detail = view.detail(row)
-            kind = MediaKind(detail["kind"])
-            files.append(SkippedFile(view.path(row), kind, int(view.size[row]), int(view.mtime_ns[row]), detail["reason"]))
+            kind = MediaKind(view.kind[row].decode())
+            files.append(SkippedFile(view.path(row), kind, int(view.size[row]), int(view.mtime_ns[row]), view.detail(row, "reason")))
         return sorted(files, key=lambda file: os.fsencode(file.path))
 
     def views(self) -> dict[str, View]:
         """Every table by name, those of other encoders and `skipped` as well."""
-        with suppress(FileNotFoundError):
-            names = [name.removesuffix(".lance") for name in sorted(os.listdir(self._tables_folder)) if name.endswith(".lance")]
-            return {name: self._view(name) for name in names}
-        return {}
+        return {name: self._view(name) for name in self._store.names()}
 
     def snapshot(self) -> None:
         """Makes every snapshot fresh."""
@@ -204,7 +194,7 @@ class Library:
         space = self._space()
         name = _table_name(kind, space.sources[kind])
         found: dict[str, Row] = {}
-        if snapshot.latest_version(self._table_folder(name)) is None:
+        if self._store.version(name) is None:
             return found
         with self._translated():
             table = self._connect().open_table(name)
@@ -271,14 +261,15 @@ class Library:
         self._check_writing()
         space = self._space()
         name = _table_name(kind, space.sources[kind])
-        if snapshot.latest_version(self._table_folder(name)) is None:
+        if self._store.version(name) is None:
             return 0
         count = 0
         with self._translated():
             table = self._table_of(kind)
             # A second handle: it stays at the version it was opened at while this one commits.
             reader = self._connect().open_table(name).search().where(f"space IS NULL OR space != '{space.id}' OR emotion IS NULL")
-            for batch in reader.select(["id", "features"]).to_batches(batch_size=ROWS_PER_REMAP):
+            batch_size = max(ROWS_PER_REMAP, table.count_rows() // REMAP_COMMITS)
+            for batch in reader.select(["id", "features"]).to_batches(batch_size=batch_size):
                 if batch.num_rows == 0:
                     continue
                 emotion = vector_column(project(vectors(batch["features"])))
@@ -291,30 +282,39 @@ class Library:
         """Where many small commits have left much behind: joins them, and deletes versions that no reader uses any more."""
         self._check_writing()
         for name in [*self._tables]:
-            if self._fragments(name) > FRAGMENTS_AT_REST or len(os.listdir(self._table_folder(name) / "_versions")) > VERSIONS_AT_REST:
+            if self._exceeds(name, FRAGMENTS_AT_REST, VERSIONS_AT_REST):
                 self._optimize(name)
 
-    def _fragments(self, name: str) -> int:
+    def _exceeds(self, name: str, fragments: int, versions: int | None = None) -> bool:
         with self._translated():
-            return int(self._tables[name].stats()["fragment_stats"]["num_fragments"])
+            stats = self._tables[name].stats()
+        more = int(stats["num_rows"]) // ROWS_PER_FRAGMENT
+        kept = self._store.version_count(name) if versions is not None else 0
+        return int(stats["fragment_stats"]["num_fragments"]) > fragments + more or kept > (versions or 0) + more
 
     def _optimize(self, name: str) -> None:
         with self._translated():
+            self._tables[name].optimize(cleanup_older_than=KEEP_ALL)
+            self._store.flush(name)  # a power cut must not take the new files when the old ones are deleted
             # delete_unverified: what a run that died left behind. Nobody else is writing, because this one holds the lock.
             self._tables[name].optimize(cleanup_older_than=KEEP_VERSIONS, delete_unverified=True)
+            self._index_ids(name)
+
+    def _index_ids(self, name: str) -> None:
+        """Makes the index of ids where the table has become large; compaction keeps it up to date."""
+        table = self._tables[name]
+        if table.count_rows() >= ROWS_INDEXED and not table.list_indices():
+            from lancedb.index import BTree
+
+            table.create_index("id", config=BTree())
 
     # LanceDB
-
-    @property
-    def _tables_folder(self) -> Path:
-        return self.folder / "tables"
-
-    def _table_folder(self, name: str) -> Path:
-        return self._tables_folder / f"{name}.lance"
 
     def _check_writing(self) -> None:
         if not self._writers:
             raise RuntimeError("the library is written outside `with library.writing()`")
+        if self._lease:
+            self._lease.check()
 
     def _space(self) -> SpaceRef:
         if self.space is None:
@@ -325,17 +325,18 @@ class Library:
         if self._connection is None:
             import lancedb
 
-            self._connection = lancedb.connect(str(self._tables_folder))
+            self._connection = lancedb.connect(self._store.tables)
         return self._connection
 
     def _table(self, name: str, schema: Any) -> Any:
         """The writer's own handle of a table, which is made where it is absent."""
         if name not in self._tables:
-            if snapshot.latest_version(self._table_folder(name)) is None:
+            if self._store.version(name) is None:
                 self._tables[name] = self._connect().create_table(name, schema=schema)
             else:
                 self._tables[name] = self._connect().open_table(name)
-        if self._fragments(name) > FRAGMENTS_AT_WORK:
+            self._index_ids(name)
+        if self._exceeds(name, FRAGMENTS_AT_WORK):
             self._optimize(name)
         return self._tables[name]
 
@@ -365,7 +366,7 @@ class Library:
     def _delete(self, name: str, ids: Iterable[str]) -> None:
         self._check_writing()
         ids = sorted(set(ids))
-        if not ids or snapshot.latest_version(self._table_folder(name)) is None:
+        if not ids or self._store.version(name) is None:
             return
         with self._translated():
             table = self._table(name, None)
@@ -373,28 +374,37 @@ class Library:
                 table.delete(_id_filter(ids[start : start + IDS_PER_FILTER]))
 
     def _view(self, name: str) -> View:
-        version = snapshot.latest_version(self._table_folder(name))
+        version = self._store.version(name)
         if version is None:
             return View.empty()
         cached, view = self._views.get(name, (None, None))
         if view is None or cached != version:
-            view = snapshot.load(self.folder / "snapshots" / name, version)
+            view = snapshot.load(self._store.snapshots / name, version)
             if view is None:
                 version, view = self._read_table(name)
                 with suppress(OSError):  # a library that cannot be written is read from LanceDB each time
-                    snapshot.save(self.folder / "snapshots" / name, version, view)
-            self._views[name] = (version, view)
-        return replace(view, space_id=self.space.id if self.space else "")
+                    snapshot.save(self._store.snapshots / name, version, view)
+                    view = snapshot.load(self._store.snapshots / name, version) or view  # mapped: the other one is in memory
+        space_id = self.space.id if self.space else ""
+        if view.space_id != space_id:
+            view = replace(view, space_id=space_id)
+        self._views[name] = (version, view)  # the same view as long as nothing changes: it remembers what it has worked out
+        return view
 
     def _read_table(self, name: str) -> tuple[Version, View]:
         with self._translated():
             table = self._connect().open_table(name)
             for _ in range(READ_ATTEMPTS):  # until no writer commits between the two lines
-                version = snapshot.latest_version(self._table_folder(name))
-                table.checkout_latest()
-                if version is not None and table.version == version.number:
-                    wanted = [column for column in table.schema.names if column != "features"]
-                    return version, view_of(name, table.search().select(wanted).to_arrow().combine_chunks())
+                version = self._store.version(name)
+                try:
+                    table.checkout_latest()
+                    if version is not None and table.version == version.number:
+                        wanted = [column for column in table.schema.names if column != "features"]
+                        return version, view_of(name, table.search().select(wanted).to_arrow())
+                except (RuntimeError, ValueError, OSError):
+                    if self._store.version(name) == version:
+                        raise
+                    # A writer has deleted it as outdated: its clock is ahead, or this process was suspended.
         raise LibraryError(f"the table {name} of the library {self.folder} changes too fast to be read", "try again")
 
     @contextmanager
@@ -403,32 +413,7 @@ class Library:
         try:
             yield
         except (RuntimeError, ValueError, OSError) as error:
-            raise LibraryError(f"the library {self.folder} cannot be used: {error}") from error
-
-
-def _read_state(folder: Path) -> dict[str, Any]:
-    try:
-        state = json.loads((folder / "library.json").read_text(encoding="utf-8"))
-        found = state["format"]
-    except (FileNotFoundError, NotADirectoryError):
-        raise NoLibrary(f"there is no library in {folder}", "emoclim index FOLDER...") from None
-    except OSError as error:
-        raise LibraryError(f"the library {folder} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise LibraryError(f"{folder / 'library.json'} is damaged: {error}", "delete the library folder and index again") from error
-    if not isinstance(found, int) or found > FORMAT:
-        raise LibraryError(f"the library {folder} has format {found}; this emoclim reads up to {FORMAT}", "upgrade emoclim")
-    return dict(state)
-
-
-def _write_state(folder: Path, state: Mapping[str, Any]) -> None:
-    """Whole or not at all. JSON escapes keep path bytes that are not UTF-8. Raises OSError."""
-    unfinished = folder / "library.json.unfinished"
-    with open(unfinished, "w", encoding="ascii") as file:
-        json.dump(state, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, folder / "library.json")
+            raise self._store.unusable(error, "used") from error
 
 
 def _table_name(kind: MediaKind, source: FeatureSource) -> str:

@@ -15,12 +15,14 @@ from emoclim_cli.emotions import EMOTIONS, parse_mood
 from emoclim_cli.encoders import Encoder
 from emoclim_cli.errors import LibraryError, UnreadableMedia, UsageError
 from emoclim_cli.library import Library
-from emoclim_cli.media import Match, MediaKind, content_digest, item_id, kind_of_file, printable
+from emoclim_cli.media import Match, MediaKind, content_digest, item_id, kind_of_file, printable, time_of
 from emoclim_cli.projections import EmotionSpace, unit
 from emoclim_cli.snapshot import View, raw_ids
 
-FETCH_FACTOR = 4
-"""How many more rows than asked for are ranked at first: duplicates and the artist cap take some away."""
+FETCH_FACTOR, FETCH_GROWTH = 4, 16
+"""How many more rows than asked for are ranked at first, because duplicates and the artist cap take some away; and how many more each time
+that this was not enough."""
+BLOCK_ROWS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ def _resolve_path(
     for kind, view in views.items():
         row = int(view.find(key)[0])
         if row >= 0 and view.current[row]:
-            same = status is not None and (status.st_size, status.st_mtime_ns) == (view.size[row], view.mtime_ns[row])
+            same = status is not None and (status.st_size, time_of(status)) == (view.size[row], view.mtime_ns[row])
             if same or status is None:  # what is on a disk that is not there now can still be asked for
                 return kind, view.emotion[row], {view.content[row]}
     if status is None:
@@ -118,16 +120,18 @@ def _named(text: str) -> Iterator[None]:
 
 def _resolve_folder(folder: str, views: dict[MediaKind, View]) -> tuple[MediaKind, np.ndarray, set[bytes]]:
     """The mean of the kind that the folder holds more of."""
-    prefix = os.fsencode(os.path.join(folder, ""))
-    below = {}
-    for kind, view in views.items():
-        eligible: list[int] = np.flatnonzero(view.present & view.current).tolist()
-        below[kind] = np.array([row for row in eligible if view.path_bytes[row].startswith(prefix)], np.int64)
+    below = {kind: np.flatnonzero(view.searchable & view.below(folder)) for kind, view in views.items()}
     kind = max(below, key=lambda kind: len(below[kind]))
     rows = below[kind]
     if not len(rows):
         raise LibraryError(f"nothing in {printable(folder)} is in the library", f"emoclim index {shlex.quote(printable(folder))}")
-    return kind, unit(views[kind].emotion[rows].mean(axis=0)), set(views[kind].content[rows].tolist())
+    total = sum(views[kind].emotion[block].sum(axis=0, dtype=np.float64) for block in _blocks(rows))
+    return kind, unit(total / len(rows)), set(views[kind].content[rows].tolist())
+
+
+def _blocks(rows: np.ndarray) -> list[np.ndarray]:
+    """Rows in parts whose vectors fit into memory."""
+    return np.array_split(rows, len(rows) // BLOCK_ROWS + 1)
 
 
 def match(
@@ -148,7 +152,7 @@ def match(
     searchable = 0
     for kind in to:
         view = library.view(kind)
-        searchable += int((view.present & view.current).sum())
+        searchable += view.searchable_count
         for row, score in _ranked(view, query, limit, per_artist, min_score):
             emotions = space.probabilities(view.emotion[row : row + 1])[0]
             item = view.item(row)
@@ -162,9 +166,11 @@ def match(
 
 
 def _ranked(view: View, query: Query, limit: int, per_artist: int | None, min_score: float) -> list[tuple[int, float]]:
-    """Rows and scores. Ranks a few more rows than asked for, and all of them only when that was not enough."""
-    for k in (limit * FETCH_FACTOR + len(query.contents), len(view)):
-        chosen: list[tuple[int, float]] = []
+    """Rows and scores. Ranks a few more rows than asked for, and more of them only while that was not enough."""
+    chosen: list[tuple[int, float]] = []
+    k = limit * FETCH_FACTOR + len(query.contents)
+    while True:
+        chosen.clear()
         seen = set(query.contents)
         artists: Counter[str] = Counter()
         rows, scores = view.search(query.vector, k)
@@ -174,7 +180,7 @@ def _ranked(view: View, query: Query, limit: int, per_artist: int | None, min_sc
             content = view.content[row]
             if content in seen:
                 continue
-            artist = view.detail(row).get("artist", "").casefold() if per_artist is not None else ""
+            artist = view.detail(row, "artist").casefold() if per_artist is not None else ""
             if artist:
                 if artists[artist] == per_artist:
                     continue
@@ -183,7 +189,7 @@ def _ranked(view: View, query: Query, limit: int, per_artist: int | None, min_sc
             chosen.append((row, score))
         if len(chosen) == limit or k >= len(view):
             return chosen
-    return chosen
+        k *= FETCH_GROWTH
 
 
 def emotion_counts(library: Library, space: EmotionSpace) -> dict[str, dict[str, int]]:
@@ -193,8 +199,9 @@ def emotion_counts(library: Library, space: EmotionSpace) -> dict[str, dict[str,
     counts = {}
     for kind in MediaKind:
         view = library.view(kind)
-        rows = np.flatnonzero(view.present & view.current)
-        nearest = np.argmax(view.emotion[rows] @ space.prototypes.T, axis=1) if len(rows) else np.zeros(0, np.int64)
-        totals = np.bincount(nearest, minlength=len(space.emotions))
+        totals = np.zeros(len(space.emotions), np.int64)
+        for rows in _blocks(np.flatnonzero(view.searchable)):
+            if len(rows):
+                totals += np.bincount(np.argmax(view.emotion[rows] @ space.prototypes.T, axis=1), minlength=len(totals))
         counts[kind.plural] = dict(zip(space.emotions, map(int, totals), strict=True))
     return counts

@@ -38,6 +38,11 @@ def item_id(path: str) -> str:
     return blake2b(os.fsencode(path), digest_size=16).hexdigest()
 
 
+def time_of(status: os.stat_result) -> int:
+    """When a file was modified, in ns. A clock that was wrong may have set it behind the year 2262, where 64 bits end."""
+    return min(status.st_mtime_ns, 2**63 - 1)
+
+
 @dataclass(frozen=True, slots=True)
 class FileStat:
     """One file as the scan saw it."""
@@ -218,7 +223,7 @@ def scan(root: str, exclude: Sequence[str] = (), avoid: Iterable[str] = ()) -> S
         result.unreadable.append((root, error.strerror or str(error)))
         return result
     if stat.S_ISREG(status.st_mode):
-        result.files.append(FileStat(root, status.st_size, status.st_mtime_ns))
+        result.files.append(FileStat(root, status.st_size, time_of(status)))
         return result
     shunned = {(s.st_dev, s.st_ino) for s in map(_stat_or_none, avoid) if s}
     seen_folders = {(status.st_dev, status.st_ino)}
@@ -252,12 +257,12 @@ def scan(root: str, exclude: Sequence[str] = (), avoid: Iterable[str] = ()) -> S
                     linked.append((status, entry.path))
                 else:
                     seen_files.add(key)
-                    result.files.append(FileStat(entry.path, status.st_size, status.st_mtime_ns))
+                    result.files.append(FileStat(entry.path, status.st_size, time_of(status)))
     for status, path in sorted(linked, key=lambda pair: pair[1]):
         key = (status.st_dev, status.st_ino)
         if key not in seen_files:
             seen_files.add(key)
-            result.files.append(FileStat(path, status.st_size, status.st_mtime_ns))
+            result.files.append(FileStat(path, status.st_size, time_of(status)))
     result.files.sort(key=lambda file: os.fsencode(file.path))
     return result
 

@@ -20,13 +20,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from emoclim_cli.errors import MissingDecoder, UnreadableMedia
-from emoclim_cli.media import RAW_SUFFIXES, check_file, suffix_of
+from emoclim_cli.media import RAW_SUFFIXES, check_file, printable, suffix_of
 
 if TYPE_CHECKING:
     from PIL import Image
 
 MAX_PIXELS = 250_000_000
 """Above what cameras make (200 megapixels in 2024); a file that claims more would take gigabytes to decode."""
+
+MAX_SCANS = 500
+"""Of a progressive JPEG; encoders write about ten. Each is a pass over all of the photo, and an empty one takes 14 bytes of the file."""
+MAX_PNG_TEXT_BYTES = 16 << 20
+"""Of a colour profile or a text in a PNG, unpacked. Pillow's own limit, 1 MB, refuses photos with a large profile or the workflow that
+generated them."""
+STRIP_PIXELS = 1 << 22
+"""Of a photo in grey levels of more than eight bits, converted at once."""
 
 PHOTO_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "DIB", "AVIF")
 """What Pillow may take a file for: never EPS, which runs Ghostscript."""
@@ -45,7 +53,7 @@ ORIENTATIONS: dict[int, tuple[str, bool, bool]] = {
 }
 SIDEWAYS = (5, 6, 7, 8)
 """Orientations in which the stored rows are the upright photo's columns."""
-ORIENTATION_TAG = 0x0112
+ORIENTATION_TAG, TILE_WIDTH_TAG, TILE_LENGTH_TAG = 0x0112, 0x0142, 0x0143
 ORIENTATION_OF_FLIP = {3: 3, 5: 8, 6: 6}
 """LibRaw's flip -> EXIF orientation."""
 
@@ -102,7 +110,9 @@ def _photo_reason(error: Exception) -> str:
         return "is not a photo that can be decoded"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    reason = str(error)
+    said = error.args[0] if error.args else ""
+    reason = said.decode(errors="replace") if isinstance(said, bytes) else str(error)  # LibRaw's words are bytes, libheif's several lines
+    reason = " ".join(printable(reason.replace("\n", " ")).split())
     return "is truncated" if "truncated" in reason.lower() else f"is damaged ({reason or type(error).__name__})"
 
 
@@ -134,11 +144,30 @@ def _is_raw(head: bytes) -> bool:
 
 def _load_pillow(file: Any, side: int | None) -> _Photo:
     image = _pillow().open(file, formats=PHOTO_FORMATS)
+    if image.format == "TIFF" and _tile_pixels(image) > MAX_PIXELS:
+        raise _pillow().DecompressionBombError
     if side is None:
         return _Photo(image, image.size, 1)
+    if image.info.get("progressive"):
+        _check_scans(file)
     drafted = image.draft(None, (side, side))  # a JPEG decodes at 1/2, 1/4 or 1/8, with neither side below `side`
     image.load()
     return _Photo(image, drafted[1][2:] if drafted else image.size, _orientation(image))
+
+
+def _tile_pixels(image: Image.Image) -> int:
+    """A TIFF may say that its only tile is far larger than itself, and the decoder makes room for it."""
+    tags: Any = getattr(image, "tag_v2", {})
+    return int(tags.get(TILE_WIDTH_TAG, 0) or 0) * int(tags.get(TILE_LENGTH_TAG, 0) or 0)
+
+
+def _check_scans(file: Any) -> None:
+    place = file.tell()
+    file.seek(0)
+    scans = file.read().count(b"\xff\xda")  # in the data of a scan, no other byte than 0 follows 0xFF
+    file.seek(place)
+    if scans > MAX_SCANS:
+        raise UnreadableMedia(f"has {scans:,} scans, and no photo has more than {MAX_SCANS}")
 
 
 def _load_heic(file: Any, side: int | None) -> _Photo:
@@ -186,11 +215,12 @@ def _load_raw(file: Any, side: int | None) -> _Photo:
 
 @cache
 def _pillow() -> Any:
-    """PIL.Image with its plugins, and with its limit set: it raises above twice that limit, and only warns below."""
-    from PIL import Image
+    """PIL.Image with its plugins, and with its limits set: of pixels, it raises above twice the limit, and only warns below."""
+    from PIL import Image, PngImagePlugin
 
     Image.init()  # Image.open(formats=...) must find every plugin, and threads must not be the first to load them
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
+    PngImagePlugin.MAX_TEXT_CHUNK = MAX_PNG_TEXT_BYTES
     return Image
 
 
@@ -274,24 +304,53 @@ def _scalable(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image
     if box != (0, 0, *image.size):
         image = image.crop(box)
     if image.mode.startswith("I") or image.mode == "F":
-        grey: Image.Image = _pillow().fromarray(_eight_bits(np.asarray(image)))
-        return grey
+        return _in_eight_bits(image)
     if image.has_transparency_data:
-        return image.convert("RGBA")
+        return image if image.mode == "RGBA" else image.convert("RGBA")
     if image.mode == "1":
         return image.convert("L")
     return image if image.mode in ("L", "RGB") else image.convert("RGB")
 
 
-def _eight_bits(grey: np.ndarray) -> np.ndarray:
-    """Grey levels of 16 or 32 bits, or of floating point, scaled to 0..255 uint8."""
+def _in_eight_bits(image: Image.Image) -> Image.Image:
+    """Grey levels of 16 or 32 bits, or of floating point, scaled to 0..255: strip by strip, as their arrays take many times the memory."""
+    height = max(1, STRIP_PIXELS // image.width)
+    boxes = [(0, top, image.width, min(top + height, image.height)) for top in range(0, image.height, height)]
+    white = _white(np.asarray(image.crop(box)) for box in boxes)
+    grey: Image.Image = _pillow().new("L", image.size)
+    for box in boxes:
+        grey.paste(_pillow().fromarray(_eight_bits(np.asarray(image.crop(box)), white)), box)
+    return grey
+
+
+def _levels(grey: np.ndarray) -> np.ndarray:
+    """float32, not below 0; what is no number, or endless, is black."""
+    levels = grey.astype(np.float32)
+    with np.errstate(invalid="ignore"):  # of endlessly bright and endlessly dark
+        sound = np.isfinite(levels.sum(dtype=np.float64))
+    if not sound:
+        np.nan_to_num(levels, copy=False, posinf=0.0, neginf=0.0)
+    return np.maximum(levels, 0.0, out=levels)
+
+
+def _white(strips: Iterator[np.ndarray]) -> float:
+    """What white is, is not written anywhere but for 16 bits: the least of the usual maxima that holds all levels."""
+    brightest, least = 0.0, 255.0
+    for grey in strips:
+        if grey.dtype.kind == "u" and grey.dtype.itemsize == 2:
+            return 65535.0
+        brightest = max(brightest, float(_levels(grey).max()))
+        least = 1.0 if grey.dtype.kind == "f" else 255.0
+    return next((white for white in (least, 255.0, 65535.0) if brightest <= white), brightest)
+
+
+def _eight_bits(grey: np.ndarray, white: float) -> np.ndarray:
     if grey.dtype.kind == "u" and grey.dtype.itemsize == 2:
         return (grey >> 8).astype(np.uint8)
-    levels = np.nan_to_num(grey.astype(np.float64), posinf=0.0, neginf=0.0).clip(0.0)
-    brightest = float(levels.max())
-    # What white is, is not written anywhere: the least of the usual maxima that holds all levels.
-    white = next((w for w in (1.0, 255.0, 65535.0) if brightest <= w and (w > 1 or grey.dtype.kind == "f")), brightest)
-    return (levels * (255.0 / white) + 0.5).astype(np.uint8)
+    levels = _levels(grey)
+    levels *= 255.0 / white
+    levels += 0.5
+    return levels.astype(np.uint8)
 
 
 def formats() -> dict[str, bool]:

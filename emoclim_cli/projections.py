@@ -9,8 +9,10 @@ projection is two small matrix products, so it is done in numpy: a query and a r
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Mapping, Sequence
+import stat
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -24,9 +26,14 @@ from emoclim_cli.errors import ModelError
 from emoclim_cli.media import MediaKind
 
 FORMAT_VERSION = 1
-SPACE_FILE = "space.json"
+SPACE_FILE, WEIGHTS_FILE = "space.json", "weights.safetensors"
+LARGEST_FILES = {SPACE_FILE: 16 << 20, WEIGHTS_FILE: 1 << 30}
+"""Bytes; a shipped space has 20 kB and 2 MB. What comes from a stranger may be a device, or never end."""
 TUNED_FILE = "{kind}-encoder.safetensors"
 """An encoder's own weights, in a space that was trained with it unfrozen."""
+PARTS = ("w1", "b1", "w2", "b2")
+"""Of a projection."""
+LONGEST_NAME = 200
 DEFAULT_SPACE = "emoclim-1"
 
 
@@ -121,7 +128,7 @@ class EmotionSpace:
     def _arrays(self) -> dict[str, np.ndarray]:
         arrays = {"prototypes": self.prototypes}
         for kind, projection in self.projections.items():
-            for part in ("w1", "b1", "w2", "b2"):
+            for part in PARTS:
                 arrays[f"{kind}.{part}"] = getattr(projection, part)
         return {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
 
@@ -145,7 +152,7 @@ class EmotionSpace:
             **({"tuned": sorted(self.tuned)} if self.tuned else {}),
         }
         description = own | {key: value for key, value in self.about.items() if key not in own}
-        files = {"weights.safetensors": to_bytes(self._arrays()), SPACE_FILE: (json.dumps(description, indent=2) + "\n").encode()}
+        files = {WEIGHTS_FILE: to_bytes(self._arrays()), SPACE_FILE: (json.dumps(description, indent=2) + "\n").encode()}
         if card:
             files["README.md"] = card.encode()
         temporaries: dict[str, Path] = {}
@@ -173,15 +180,16 @@ class EmotionSpace:
         from safetensors.numpy import load_file
 
         try:
-            text = dict(json.loads((folder / SPACE_FILE).read_text(encoding="utf-8")))
+            text = dict(json.loads(_sound_file(folder / SPACE_FILE).read_text(encoding="utf-8")))
             # First: a newer format may keep its weights elsewhere.
             if text.get("format") != FORMAT_VERSION:
                 raise ModelError(
                     f"{folder} is a space of format {text.get('format')}, this emoclim reads {FORMAT_VERSION}", "upgrade emoclim"
                 )
-            arrays = load_file(folder / "weights.safetensors")
-        except (OSError, ValueError, TypeError, SafetensorError) as error:
+            arrays = load_file(_sound_file(folder / WEIGHTS_FILE))
+        except (OSError, ValueError, TypeError, RecursionError, SafetensorError) as error:
             raise ModelError(f"{folder} is not a readable emotion space: {error}", "emoclim spaces list") from error
+        _check_description(text, folder)
         own = {"format", "name", "id", "photo_encoder", "music_encoder", "digests", "dim", "emotions", "temperature", "tuned"}
         try:
             stated_id = text["id"]
@@ -189,14 +197,14 @@ class EmotionSpace:
                 name=str(text["name"]),
                 encoders={MediaKind.PHOTO: text["photo_encoder"], MediaKind.MUSIC: text["music_encoder"]},
                 digests={kind: text["digests"][kind] for kind in MediaKind},
-                projections={kind: Projection(*(arrays[f"{kind}.{part}"] for part in ("w1", "b1", "w2", "b2"))) for kind in MediaKind},
+                projections={kind: Projection(*(arrays[f"{kind}.{part}"] for part in PARTS)) for kind in MediaKind},
                 prototypes=arrays["prototypes"],
                 emotions=tuple(text["emotions"]),
                 temperature=float(text["temperature"]),
                 about={key: value for key, value in text.items() if key not in own},
                 tuned={kind: folder / TUNED_FILE.format(kind=kind) for kind in map(MediaKind, text.get("tuned", ()))},
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ModelError(f"{folder}: space.json or the weights lack {error}") from error
         _check_shapes(space, folder)
         for path in space.tuned.values():
@@ -207,8 +215,47 @@ class EmotionSpace:
         return space
 
 
+def _sound_file(path: Path) -> Path:
+    """The path itself. Raises OSError, and ModelError for what is no file or too large; a link counts as what it leads to."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST_FILES[path.name]:
+        raise ModelError(f"{path} is no file of a space, or far too large for one", "emoclim spaces list")
+    return path
+
+
+def _check_description(text: Mapping[str, Any], folder: Path) -> None:
+    """It may come from a stranger: nothing of it is to reach a terminal or a page but text, and what is reckoned with are numbers."""
+    names = [text.get("name"), text.get("photo_encoder"), text.get("music_encoder")]
+    emotions = text.get("emotions")
+    names += emotions if isinstance(emotions, list) and emotions else [None]
+    if not all(isinstance(name, str) and 0 < len(name) <= LONGEST_NAME and name.isprintable() for name in names):
+        raise ModelError(f"{folder}: in space.json a name is missing, or is no line of text")
+    if not all(c.isprintable() or c in "\n\t" for word in _texts(text) for c in word):
+        raise ModelError(f"{folder}: space.json holds characters that do not print")
+    seed = recipe.get("seed", 0) if isinstance(recipe := text.get("recipe", {}), dict) else None
+    if type(seed) is not int:
+        raise ModelError(f"{folder}: the recipe in space.json is not what `emoclim train` writes")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All keys and values that are text."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, below in value.items():
+            yield key
+            yield from _texts(below)
+    elif isinstance(value, list):
+        for below in value:
+            yield from _texts(below)
+
+
 def _check_shapes(space: EmotionSpace, folder: Path) -> None:
-    if space.prototypes.ndim != 2 or len(space.prototypes) != len(space.emotions) or not space.temperature > 0:
+    parts = {f"{kind}.{part}": getattr(projection, part) for kind, projection in space.projections.items() for part in PARTS}
+    for name, array in {"prototypes": space.prototypes, **parts}.items():
+        if array.dtype != np.float32 or array.size == 0 or not np.isfinite(array).all():
+            raise ModelError(f"{folder}: {name} in the weights is empty, not float32, or holds what is no number")
+    if space.prototypes.ndim != 2 or len(space.prototypes) != len(space.emotions) or not 0 < space.temperature < math.inf:
         raise ModelError(f"{folder}: the prototypes do not fit the emotions")
     for kind, p in space.projections.items():
         h = p.w1.shape[1] if p.w1.ndim == 2 else -1

@@ -98,7 +98,7 @@ def _moods(path: str) -> dict[str, str]:
             names = {str(entry["name"]).lower(): str(entry["id"]) for entry in json.load(file)}
     except OSError as error:
         raise LabelError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise LabelError(f"{path} is not AudioSet's ontology: a list of classes with id and name", f"{error!r}") from error
     missing = [emotion for emotion in EMOTIONS if f"{emotion} music" not in names]
     if missing:

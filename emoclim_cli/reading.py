@@ -9,7 +9,7 @@ from typing import Any
 
 from emoclim_cli.changes import NEVER_SEEN, Task
 from emoclim_cli.errors import EmoclimError, MissingDecoder, ModelError
-from emoclim_cli.media import MediaItem, MediaKind, content_digest
+from emoclim_cli.media import MediaItem, MediaKind, content_digest, time_of
 from emoclim_cli.rows import SkippedFile
 from emoclim_cli.tags import read_music_tags, read_photo_tags
 
@@ -48,8 +48,8 @@ def read(load: Callable[[str], Any], task: Task) -> Loaded | Failed:
     except MissingDecoder as error:
         return failed(task, reason_of(error), NEVER_SEEN, NEVER_SEEN)
     except Exception as error:  # noqa: BLE001 - a decoder's bug must cost one file, not the run
-        return failed(task, reason_of(error), status.st_size, status.st_mtime_ns)
-    item = MediaItem(path, task.kind, status.st_size, status.st_mtime_ns)
+        return failed(task, reason_of(error), status.st_size, time_of(status))
+    item = MediaItem(path, task.kind, status.st_size, time_of(status))
     if task.kind is MediaKind.PHOTO:
         photo = read_photo_tags(path)
         item = replace(item, title=photo.title, taken=photo.taken)

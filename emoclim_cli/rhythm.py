@@ -108,7 +108,7 @@ def tempo_distance(a_bpm: np.ndarray | float, b_bpm: np.ndarray | float) -> np.n
 
 
 def _pulse(path: str) -> Pulse:
-    windows = read_windows(path, sample_rate_hz=RATE_HZ, window_s=PULSE_S, max_windows=1)
+    windows = read_windows(path, sample_rate_hz=RATE_HZ, window_s=PULSE_S, max_windows=1, may_be_silent=True)
     audio = windows.audio[0, : math.ceil(windows.duration_s * RATE_HZ)]  # a shorter track is repeated there
     if _loudest(audio) < SILENT:
         return Pulse(0.0, 0.0)

@@ -6,7 +6,6 @@ Shape letters: n rows, d feature dim, e emotion dim.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from emoclim_cli.media import MediaItem, MediaKind, item_id
-from emoclim_cli.snapshot import ID_DTYPE, Texts, View, raw_ids
+from emoclim_cli.sketches import Sketch
+from emoclim_cli.snapshot import ID_DTYPE, KIND_DTYPE, SKETCHED_ROWS, Texts, View
 
 SKIPPED = "skipped"
 """The table of files that could not be used. The others are named `<kind>.<encoder>.<digest>`."""
@@ -132,32 +132,74 @@ def vectors(column: Any) -> np.ndarray:
 
 
 def view_of(name: str, table: Any) -> View:
-    """A table without its features -> a view, sorted by id."""
+    """A table without its features -> a view, sorted by id.
+
+    Copies whole columns: Python objects for a million rows would fill gigabytes.
+    """
+    order = np.argsort(_ids(table["id"]))
     n, names = table.num_rows, set(table.schema.names)
-    ids = raw_ids(table["id"].to_pylist())
-    order = np.argsort(ids)
-    described = [column for column in ("kind", "reason", *ITEM_TEXTS, "duration_s") if column in names]
-    columns = {column: table[column].to_pylist() for column in described}
-    about = {} if name == SKIPPED else {"kind": name.partition(".")[0]}
-    details = [json.dumps(about | {key: values[i] for key, values in columns.items() if values[i]}).encode() for i in order]
-    paths = table["path"].to_pylist()
-    content = raw_ids(table["content"].to_pylist()) if "content" in names else np.zeros(n, ID_DTYPE)
-    gone = table["gone"].to_numpy() if "gone" in names else np.zeros(n, bool)
     spaces, space_index = np.zeros(0, "U1"), np.full(n, -1, np.int32)
     emotion = np.zeros((n, 0), np.float32)
     if "emotion" in names:
-        emotion = vectors(table["emotion"])
-        spaces, space_index = np.unique(np.array(table["space"].to_pylist(), dtype=str), return_inverse=True)
-        space_index = np.where(table["emotion"].is_valid().to_numpy(), space_index, -1).astype(np.int32)
+        emotion = _ordered(table["emotion"], order)
+        codes = table["space"].fill_null("").combine_chunks().dictionary_encode()
+        spaces = np.array(codes.dictionary.to_pylist(), dtype=str)
+        space_index = np.where(table["emotion"].is_valid().to_numpy(), codes.indices.to_numpy(), -1).astype(np.int32)[order]
+        table = table.drop_columns(["emotion", "space"])
+    table = table.combine_chunks().take(order)
+    kinds = table["kind"].to_pylist() if name == SKIPPED else [name.partition(".")[0]]
+    kind = np.broadcast_to(np.array(kinds, KIND_DTYPE), n)
     return View(
-        ids=ids[order],
-        size=table["size"].to_numpy()[order],
-        mtime_ns=table["mtime_ns"].to_numpy()[order],
-        gone=gone[order],
-        content=content[order],
-        space_index=space_index[order],
+        ids=_ids(table["id"]),
+        kind=kind,
+        size=table["size"].to_numpy(),
+        mtime_ns=table["mtime_ns"].to_numpy(),
+        gone=table["gone"].to_numpy() if "gone" in names else np.zeros(n, bool),
+        content=_ids(table["content"]) if "content" in names else np.zeros(n, ID_DTYPE),
+        duration_s=table["duration_s"].to_numpy() if "duration_s" in names else np.zeros(n),
+        space_index=space_index,
         spaces=spaces,
-        emotion=emotion[order],
-        path_bytes=Texts.of([paths[i] for i in order]),
-        details=Texts.of(details),
+        emotion=emotion,
+        path_bytes=_texts(table["path"]),
+        details={name: _texts(table[name]) for name in ("reason", *ITEM_TEXTS) if name in names},
+        sketch=Sketch.of(emotion) if emotion.shape[1] and n >= SKETCHED_ROWS else None,
     )
+
+
+def _ordered(column: Any, order: np.ndarray) -> np.ndarray:
+    """`vectors(column)[order]`, with one copy of the vectors in place of three: they are most of a table."""
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    matrix = np.empty((len(order), column.type.list_size), np.float32)
+    start = 0
+    for chunk in column.chunks:
+        matrix[place[start : start + len(chunk)]] = vectors(chunk)
+        start += len(chunk)
+    return matrix
+
+
+def _texts(column: Any) -> Texts:
+    """A column of strings or bytes, null as empty."""
+    import pyarrow as pa
+
+    blobs, lengths = [np.zeros(0, np.uint8)], [np.zeros(0, np.int64)]
+    for chunk in column.chunks:
+        large = chunk.cast(pa.large_binary()).fill_null(b"")
+        _, offsets, data = large.buffers()
+        ends = np.frombuffer(offsets, np.int64)[large.offset : large.offset + len(large) + 1]
+        if len(large) and data is not None:
+            blobs.append(np.frombuffer(data, np.uint8)[ends[0] : ends[-1]])
+        lengths.append(np.diff(ends))
+    return Texts(np.concatenate(blobs), np.cumsum(np.concatenate(lengths)))
+
+
+_DIGITS = np.full(256, 255, np.uint8)
+_DIGITS[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
+
+
+def _ids(column: Any) -> np.ndarray:
+    """A column of ids, 32 hex digits each -> (n,) of ID_DTYPE. Raises ValueError for what is no such digit."""
+    digits = _DIGITS[_texts(column).blob].reshape(len(column), 2 * ID_DTYPE.itemsize)
+    if digits.size and digits.max() > 15:
+        raise ValueError("an id is not of hex digits")
+    return np.ascontiguousarray(digits[:, ::2] << 4 | digits[:, 1::2]).view(ID_DTYPE)[:, 0]

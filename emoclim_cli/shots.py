@@ -74,7 +74,7 @@ def gather(
     for file, row in zip(files, view.find([file.id for file in files]).tolist(), strict=True):
         if row >= 0 and view.current[row] and (view.size[row], view.mtime_ns[row]) == (file.size, file.mtime_ns):
             vectors[file.path] = view.emotion[row]
-            taken[file.path] = view.detail(row).get("taken", "")
+            taken[file.path] = view.detail(row, "taken")
     absent = [file for file in files if file.path not in vectors]
     if absent:
         vectors |= _encoded(absent, space, encoder(MediaKind.PHOTO), skipped, progress)

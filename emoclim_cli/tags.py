@@ -10,11 +10,13 @@ import math
 import re
 import threading
 import warnings
+import zlib
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache, partial
+from importlib import import_module
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -22,6 +24,10 @@ T = TypeVar("T")
 
 MAX_CHARACTERS = 500
 """Longer text is cut: some files carry a whole lyric, or a megabyte of padding, as their title."""
+
+
+MAX_FRAME_BYTES = 16 << 20
+"""Of a compressed ID3 frame: more than any cover."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +54,32 @@ ARTIST_KEYS = ("artist", "TPE1", "Author", "albumartist", "album artist", "TPE2"
 ALBUM_KEYS = ("album", "TALB", "WM/AlbumTitle")
 
 
+class _BoundedZlib:
+    """What mutagen needs of zlib, for the compressed frames of ID3, in which a megabyte could unpack to a gigabyte."""
+
+    error = zlib.error
+
+    @staticmethod
+    def decompress(data: bytes) -> bytes:
+        unpack = zlib.decompressobj()
+        unpacked = unpack.decompress(data, MAX_FRAME_BYTES)
+        if not unpack.eof:
+            raise zlib.error("damaged, or too large")
+        return unpacked
+
+
+@cache
+def _mutagen() -> ModuleType:
+    """mutagen, which offers no bound of its own."""
+    from mutagen.id3 import _frames
+
+    _frames.zlib = _BoundedZlib
+    return import_module("mutagen")
+
+
 def read_music_tags(path: str) -> MusicTags:
     """Tags of any format that mutagen knows. Never raises for what is in the file."""
-    import mutagen
+    mutagen = _mutagen()
     from mutagen.apev2 import APEv2
     from mutagen.easyid3 import EasyID3
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
@@ -137,6 +138,10 @@ INTEGERS = (COUNTER, "relative_position_index")
 """What alone is no floating-point number, by the end of its name."""
 
 
+UNPACKED_RATIO_LIMIT = 4
+"""PyTorch packs without compressing."""
+
+
 class _Unused:
     """Stands for what training leaves beside the tensors: it is neither made nor used."""
 
@@ -195,10 +200,17 @@ def _load_pytorch(path: Path, *, is_zip: bool) -> object:
     import torch
 
     try:
+        if is_zip:
+            with zipfile.ZipFile(path) as archive:
+                unpacked = sum(member.file_size for member in archive.infolist())
+            if unpacked > UNPACKED_RATIO_LIMIT * path.stat().st_size:
+                raise ModelError(f"{path.name} unpacks to {unpacked:,} bytes, far more than it is itself: no checkpoint is packed so")
         with warnings.catch_warnings(), torch.serialization.safe_globals(_STAND_INS):
             warnings.simplefilter("ignore")  # of storages that PyTorch has renamed since
             # Checkpoints with an optimizer are several times as large as what is kept of them; the format before 1.6 cannot be mapped.
             return torch.load(str(path), map_location="cpu", weights_only=True, mmap=is_zip)
+    except ModelError:
+        raise
     except Exception as error:  # of pickle, zipfile, struct, torch
         code = re.search(r"GLOBAL ([\w.]+)", str(error))
         if code:

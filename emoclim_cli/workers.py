@@ -88,6 +88,7 @@ def _ending(code: int) -> str:
 def _begin() -> None:
     """In each process, first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libtiff and others remark there, past Python, on what is damaged
     try:
         import resource
     except ImportError:  # Windows has no such limit

@@ -86,6 +86,15 @@ def test_one_without_a_state(path: Path) -> None:
         checkpoints.read(path)
 
 
+def test_a_state_without_end(path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    path.parent.mkdir(parents=True)
+    save_file({"weights": np.zeros(1)}, path, metadata={"state": "[" * 100_000})
+    with pytest.raises(ModelError, match="cannot be read"):
+        checkpoints.read(path)
+
+
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ModelError, match="cannot be written"):

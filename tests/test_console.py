@@ -7,11 +7,13 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
+from test_projections import a_space
 
 from emoclim_cli import console
 from emoclim_cli.changes import Plan
@@ -424,3 +426,14 @@ def test_bars_rise_with_probability() -> None:
     heights = [console.bars({"sad": p / 100}).plain[0] for p in range(101)]
     assert heights == sorted(heights)
     assert all(emotion in console.COLOURS for emotion in EMOTIONS)
+
+
+@pytest.mark.parametrize(
+    "metrics", [[], "high", {"clip": []}, {"clip": {"a": 1}}, {"clip": {"a": {"p@5": "x"}}}, {"clip": {"a": {"p@5_interval": [0.1]}}}, 7]
+)
+def test_metrics_that_a_stranger_wrote_are_no_crash(metrics: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen(monkeypatch, 80)
+    console.show_space(replace(a_space(), about={"metrics": metrics, "licence": MARKUP}))
+    text = screen.file.getvalue()
+    assert MARKUP in text
+    assert "not shown" in text

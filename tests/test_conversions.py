@@ -521,3 +521,38 @@ def test_bytes_that_are_no_graph_are_refused(convert: Callable[[Mapping[str, Pat
     with pytest.raises(ModelError, match=r"in\.onnx"):
         convert({"graph": tmp_path / "in.onnx"}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def graph_with(initializer: onnx.TensorProto) -> onnx.ModelProto:
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["b", 2]) for name in ("x", "mean_16")]
+    return helper.make_model(helper.make_graph([helper.make_node("Relu", ["x"], ["mean_16"])], "g", ends[:1], ends[1:], [initializer]))
+
+
+@pytest.mark.parametrize("convert", [clip_from_onnx, vibenet_from_onnx])
+@pytest.mark.parametrize("location", ["numbers.bin", "../numbers.bin", "/etc/passwd"])
+def test_a_graph_that_keeps_its_weights_in_other_files_is_refused(
+    convert: Callable[[Mapping[str, Path], Path], None], location: str, tmp_path: Path
+) -> None:
+    (tmp_path / "numbers.bin").write_bytes(np.ones((2, 2), np.float32).tobytes())
+    tensor = numpy_helper.from_array(np.ones((2, 2), np.float32), "vision_model.x")
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+    (tmp_path / "in.onnx").write_bytes(graph_with(tensor).SerializeToString())
+    with pytest.raises(ModelError, match=r"in\.onnx: this graph keeps its weights in other files"):
+        convert({"graph": tmp_path / "in.onnx"}, tmp_path / "out")
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    """Found by fuzz_parsers.py: protobuf gives bytes for it."""
+    graph = graph_with(numpy_helper.from_array(np.ones((2, 2), np.float32), "vision_model.x.weight"))
+    (tmp_path / "in.onnx").write_bytes(graph.SerializeToString().replace(b"x.weight", b"x.w\xff\xff\xff\xfft"))
+    with pytest.raises(ModelError, match=r"in\.onnx: this graph is not CLIP's"):
+        clip_from_onnx({"graph": tmp_path / "in.onnx"}, tmp_path / "out")
+
+
+def test_a_shape_beyond_all_numbers_is_refused() -> None:
+    """No size contradicts it: one of its sides is 0."""
+    entries = {b"": message((1, 1), (2, 0)), b"a": bundle_entry((0, 2**66), 0, 0)}
+    with pytest.raises(ModelError, match="damaged"):
+        read_checkpoint(table(entries), b"")

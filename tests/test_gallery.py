@@ -11,7 +11,7 @@ import socket
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from html.parser import HTMLParser
 from importlib.util import find_spec
@@ -402,6 +402,17 @@ def test_nothing_from_a_file_can_become_code(bench: Bench) -> None:
     assert len(page.code) == 1 and "hacked" not in page.code[0]
     assert page.html.count(b"hacked") == 3 and page.html.count(b"\\u003cscript\\u003edocument.title") == 3
     assert "\u2028" not in page.html.decode()
+
+
+def test_nothing_from_a_strangers_space_can_become_code(bench: Bench, tmp_path: Path) -> None:
+    """Its emotions are names that nobody has chosen here."""
+    add(bench.library, row(MUSIC, bench.folder / "a.mp3", at(0)))
+    hostile = replace(SPACE, name=NASTY, emotions=(NASTY, "\u2028javascript:alert(1)", *EMOTIONS[2:]))
+    gallery.write(bench.library, hostile, str(tmp_path / "hostile.html"))
+    page = Page(tmp_path / "hostile.html")
+    assert [emotion["name"] for emotion in page.library["emotions"]][:2] == list(hostile.emotions[:2])
+    assert len(page.code) == 1 and "hacked" not in page.code[0]
+    assert page.html.count(b"hacked") == 1 and "\u2028" not in page.html.decode()
 
 
 def test_the_policy_allows_our_script_and_nothing_of_the_network(bench: Bench) -> None:

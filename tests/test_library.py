@@ -6,14 +6,17 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from emoclim_cli import library as library_module
+from emoclim_cli import rows as rows_module
 from emoclim_cli import snapshot
 from emoclim_cli.errors import LibraryBusy, LibraryError, NoLibrary
-from emoclim_cli.library import FeatureSource, Library, Root, SpaceRef
+from emoclim_cli.library import FRAGMENTS_AT_REST, FeatureSource, Library, Root, SpaceRef
 from emoclim_cli.media import MediaItem, MediaKind, item_id
 from emoclim_cli.rows import Row, SkippedFile
 from emoclim_cli.snapshot import View, raw_ids
@@ -242,7 +245,7 @@ class TestRows:
         with library.writing():
             for row in rows:
                 library.upsert(PHOTO, [row])
-            table = library._tables_folder / "photo.toy.01234567.lance"
+            table = library.folder / "tables" / "photo.toy.01234567.lance"
             library.compact()
             assert len(library.view(PHOTO)) == 60
             assert len(library.rows(PHOTO, [row.item.id for row in rows])) == 60
@@ -489,3 +492,139 @@ def test_a_run_that_died_while_the_vectors_changed_width(library: Library) -> No
     with library.writing():
         assert library.remap(PHOTO, lambda features: unit(features[:, :5])) == 2
     assert library.view(PHOTO).current.all()
+
+
+class TestLargeTable:
+    """What is only done for many rows, with few."""
+
+    def test_an_index_of_ids_changes_nothing_but_the_time(self, library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(library_module, "ROWS_INDEXED", 20)
+        monkeypatch.setattr(library_module, "FRAGMENTS_AT_WORK", 6)
+        rng = np.random.default_rng(0)
+        known: dict[str, tuple[int, bool]] = {}
+        with library.writing():
+            for step in range(40):
+                paths = sorted({f"/{n}" for n in rng.integers(0, 80, 6).tolist()})
+                ids = [item_id(path) for path in paths]
+                match step % 4:
+                    case 0 | 1:
+                        library.upsert(PHOTO, [replace(row, item=replace(row.item, size=step)) for row in rows_of(paths)])
+                        known |= dict.fromkeys(paths, (step, False))
+                    case 2:
+                        library.mark_gone(PHOTO, ids)
+                        known |= {path: (known[path][0], True) for path in paths if path in known}
+                    case _:
+                        library.remove(PHOTO, ids[:2])
+                        known = {path: state for path, state in known.items() if path not in paths[:2]}
+                view = library.view(PHOTO)
+                found = zip(view.paths(), zip(view.size.tolist(), view.gone.tolist(), strict=True), strict=True)
+                assert sorted(found) == sorted(known.items())
+            (index,) = library._tables["photo.toy.01234567"].list_indices()
+            assert index.columns == ["id"]
+            assert set(library.rows(PHOTO, [item_id(path) for path in known])) == set(map(item_id, known))
+
+    def test_a_large_table_may_have_more_fragments(self, library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fragments() -> int:
+            return int(library._tables["photo.toy.01234567"].stats()["fragment_stats"]["num_fragments"])
+
+        def commits(first: int, count: int) -> None:
+            for i in range(first, first + count):
+                library.upsert(PHOTO, rows_of([f"/{i}"]))
+
+        monkeypatch.setattr(library_module, "ROWS_PER_FRAGMENT", 10)
+        with library.writing():
+            library.upsert(PHOTO, rows_of([f"/row {i}" for i in range(200)]))
+            commits(0, FRAGMENTS_AT_REST + 20)
+            library.compact()
+            assert fragments() == FRAGMENTS_AT_REST + 21
+            commits(1000, 10)
+            library.compact()
+            assert fragments() == 1
+
+
+class TestSketchedSearch:
+    """A view of many rows, made with few: the result is that of a search without a sketch."""
+
+    @pytest.fixture
+    def view(self, library: Library, monkeypatch: pytest.MonkeyPatch) -> View:
+        monkeypatch.setattr(rows_module, "SKETCHED_ROWS", 100)
+        rng = np.random.default_rng(4)
+        rows = rows_of([f"/{n}" for n in rng.permutation(3000).tolist()], dim=40)
+        centres = rng.normal(size=(7, 40))
+        emotion = unit(centres[rng.integers(0, 7, 3000)] + 0.2 * rng.normal(size=(3000, 40)))
+        emotion[1000:1200] = emotion[0]  # copies
+        rows = [replace(row, emotion=vector) for row, vector in zip(rows, emotion, strict=True)]
+        with library.writing():
+            library.set_space(space_of("other", 40))
+            library.upsert(PHOTO, rows[:300])
+            library.set_space(space_of("first", 40))
+            library.upsert(PHOTO, rows[300:])
+            library.mark_gone(PHOTO, [row.item.id for row in rows[400:500]])
+        library.snapshot()
+        return Library.open(library.folder).view(PHOTO)
+
+    def test_it_is_kept_in_the_snapshot(self, library: Library, view: View) -> None:
+        assert view.sketch is not None
+        made = library.view(PHOTO).sketch
+        assert made is not None
+        np.testing.assert_array_equal(view.sketch.rows, made.rows)
+        np.testing.assert_array_equal(view.sketch.axes, made.axes)
+        assert view.searchable_count == view.searchable.sum() == 2600
+
+    @pytest.mark.parametrize("k", [1, 5, 50, 150, 250, 374, 375, 2599, 2600, 5000, None])
+    @pytest.mark.parametrize("share", [None, 1.0, 0.5, 0.1, 0.003, 0.0])
+    def test_as_without_it(self, view: View, k: int | None, share: float | None) -> None:
+        rng = np.random.default_rng(0)
+        plain = replace(view, sketch=None)
+        copied = view.emotion[view.find([item_id("/" + str(np.random.default_rng(4).permutation(3000)[1100]))])[0]]
+        for query in [*rng.normal(size=(4, 40)), *view.emotion[rng.integers(0, 3000, 3)], copied, np.zeros(40)]:
+            among = None if share is None else rng.random(3000) < share
+            found, scores = view.search(query, k, among)
+            expected, expected_scores = plain.search(query, k, among)
+            np.testing.assert_allclose(scores, expected_scores, atol=2e-6)
+            assert found.tolist() == expected.tolist()
+
+    def test_by_brute_force(self, view: View) -> None:
+        eligible = [row for row in range(3000) if not view.gone[row] and view.spaces[view.space_index[row]] == "id-of-first"]
+        for query in view.emotion[::500]:
+            cosines = {row: round(float(view.emotion[row].astype(np.float64) @ query.astype(np.float64)), 6) for row in eligible}
+            expected = sorted(eligible, key=lambda row: (-cosines[row], view.path_bytes[row]))[:60]
+            found, scores = view.search(query, 60)
+            np.testing.assert_allclose(scores, [cosines[row] for row in expected], atol=2e-6)
+            assert len(set(found.tolist()) ^ set(expected)) <= 2  # the last place may be a matter of the seventh decimal
+
+    def test_it_compares_a_part_of_the_rows(self, view: View, monkeypatch: pytest.MonkeyPatch) -> None:
+        compared = []
+        products = View._products
+        monkeypatch.setattr(View, "_products", lambda self, rows, unit: compared.append(len(rows)) or products(self, rows, unit))
+        view.search(view.emotion[5], 5)
+        assert compared[0] < 1000
+
+
+def test_which_rows_are_below_a_folder(library: Library) -> None:
+    paths = ["/a/b", "/a/b/c", "/a/bc", "/a/b/d/e", "/a", "/b/a/b/x", os.fsdecode(b"/a/b/\xff"), "/a/b/é", "/z/" + "long" * 500]
+    view = fill(library, rows_of(paths))
+    for folder in ("/a/b", "/a/b/", "/a", "/", "/nothing", "/z", "/a/b/é", "/" + "x" * 5000):
+        inside = {path for path in paths if path.startswith(folder.rstrip("/") + "/")}
+        assert {view.path(row) for row in np.flatnonzero(view.below(folder))} == inside
+    assert not View.empty().below("/a").any()
+
+
+def test_details_of_every_kind_survive_the_snapshot(library: Library) -> None:
+    rows = rows_of(["/1", "/2", "/3"])
+    about = [{"title": "a", "artist": "Ä", "album": "", "taken": "2020-01-01T00:00:00"}, {}, {"title": "\u200d日本", "duration_s": 1e-3}]
+    rows = [replace(row, item=replace(row.item, **detail)) for row, detail in zip(rows, about, strict=True)]
+    fill(library, rows)
+    view = Library.open(library.folder).view(PHOTO)
+    assert sorted((view.item(row) for row in range(3)), key=lambda item: item.path) == [row.item for row in rows]
+
+
+def test_a_view_is_the_same_until_something_changes(library: Library) -> None:
+    """What it has worked out, the rows that can be searched, is then there for the next query."""
+    fill(library, rows_of(["/a"]))
+    first = library.view(PHOTO)
+    assert library.view(PHOTO) is first
+    with library.writing():
+        library.set_space(space_of("second"))
+    assert library.view(PHOTO) is not first
+    assert not library.view(PHOTO).searchable.any()

@@ -515,3 +515,12 @@ def test_how_many_items_lie_nearest_to_each_emotion(bench: Bench) -> None:
     counts = emotion_counts(bench.library, SPACE)
     assert counts["music"] == nothing["music"] | {"sad": 2}
     assert counts["photos"] == nothing["photos"] | {"happy": 1}
+
+
+def test_ever_more_rows_are_ranked_until_there_are_enough(bench: Bench) -> None:
+    """Copies and one artist take all the first places, more of them than are fetched at first, and at second."""
+    bench.add(*((f"a{i:03}.mp3", i / 10, "Anna") for i in range(150)), ("b.mp3", 100, "Berta"), ("c.mp3", 170, "Cora"))
+    assert bench.names("happy", limit=2, per_artist=1) == ["a000.mp3", "b.mp3"]
+    assert bench.names("happy", limit=3, per_artist=1) == ["a000.mp3", "b.mp3", "c.mp3"]
+    assert bench.names("happy", limit=4, per_artist=1) == ["a000.mp3", "b.mp3", "c.mp3"]
+    assert bench.names("happy", limit=3, per_artist=1, min_score=0.5) == ["a000.mp3"]

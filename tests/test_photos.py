@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 import pillow_heif
 import pytest
-from media_makers import ORIENTATION_TAG, damaged_copies, make_photo, picture
+from media_makers import ORIENTATION_TAG, damaged_copies, dng, long, make_photo, picture, png, png_header, short, tiff_folder
 from PIL import Image, ImageOps
 
 from emoclim_cli import photos
@@ -231,13 +230,6 @@ def test_a_png_cut_at_300_bytes(tmp_path: Path) -> None:
     assert reason(lambda: read_photo(str(path), 32)) == "is truncated"
 
 
-def png_header(width: int, height: int) -> bytes:
-    """A PNG of that size without its pixels."""
-    chunks = {b"IHDR": struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDAT": b"x", b"IEND": b""}
-    parts = [struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks.items()]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
-
-
 def test_decompression_bombs_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     for width, height in ((60000, 60000), (251_000_000, 1), (15_812, 15_812)):
@@ -245,6 +237,71 @@ def test_decompression_bombs_are_refused_before_they_are_decoded(tmp_path: Path)
         assert reason(lambda: read_photo(str(path), 32)) == "is larger than 250 megapixels"
     path.write_bytes(png_header(15_811, 15_811))  # just small enough, where Pillow itself would warn
     assert "megapixels" not in reason(lambda: read_photo(str(path), 32))
+
+
+def test_a_tile_that_is_far_larger_than_its_photo_is_refused(tmp_path: Path) -> None:
+    """The decoder makes room for it: 2 GB here."""
+    tile = zlib.compress(bytes(64 * 64))
+    entries = [long(256, 64), long(257, 64), short(258, 8), short(259, 8), short(262, 1), short(277, 1), long(324, 8), long(325, len(tile))]
+    path = tmp_path / "a.tif"
+    at = 8 + len(tile) + len(tile) % 2
+    for (width, height), refused in (((40_000, 50_000), True), ((64, 64), False)):
+        folder = tiff_folder([*entries, long(322, width), long(323, height)], at)
+        path.write_bytes(b"II*\0" + struct.pack("<I", at) + tile.ljust(at - 8, b"\0") + folder)
+        if refused:
+            assert reason(lambda: read_photo(str(path), 32)) == "is larger than 250 megapixels"
+        else:
+            assert (read_photo(str(path), 32) == 0).all()
+
+
+@pytest.mark.parametrize(("repeats", "taken"), [(400, True), (600, False)])
+def test_scans_without_end_are_refused(tmp_path: Path, repeats: int, taken: bool) -> None:
+    """Each takes as long as a whole photo, and only a few bytes of the file."""
+    path = tmp_path / "a.jpg"
+    make_photo(path, picture((64, 48)), progressive=True)
+    data = path.read_bytes()
+    last = data.rindex(b"\xff\xda")
+    path.write_bytes(data[:last] + data[last:-2] * repeats + data[-2:])
+    if taken:
+        assert read_photo(str(path), 32).shape == (32, 32, 3)
+    else:
+        assert "scans, and no photo has more than 500" in reason(lambda: read_photo(str(path), 32))
+
+
+@pytest.mark.parametrize("chunk", [(b"zTXt", b"Comment\0\0"), (b"iCCP", b"a profile\0\0")])
+def test_large_texts_and_profiles_in_a_png_are_no_damage_and_bombs_are(tmp_path: Path, chunk: tuple[bytes, bytes]) -> None:
+    path, (name, head) = tmp_path / "a.png", chunk
+    for size, taken in ((5 << 20, True), (20 << 20, False)):
+        path.write_bytes(png(1, 1, zlib.compress(b"\0\x80\x80\x80"), before=((name, head + zlib.compress(bytes(size))),)))
+        if taken:
+            assert (read_photo(str(path), 4) == 128).all()
+        else:
+            assert "too large" in reason(lambda: read_photo(str(path), 4))
+
+
+@pytest.mark.parametrize("dtype", ["<f4", "<u2", "<i4"])
+def test_grey_levels_are_scaled_alike_in_all_strips(tmp_path: Path, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is white is decided for the whole photo: here the brightest pixel is in the last row."""
+    path = tmp_path / "a.tif"
+    levels = np.tile(np.arange(90)[:, None], (1, 90)).astype(dtype) * 7
+    levels[-1, -1] = 30_000
+    Image.fromarray(levels).save(path)
+    whole = read_photo(str(path), 90)
+    monkeypatch.setattr(photos, "STRIP_PIXELS", 200)
+    assert np.array_equal(read_photo(str(path), 90), whole)
+    white = 65_535
+    expected = levels >> 8 if dtype == "<u2" else np.rint(levels.astype(float) * 255 / white)
+    assert np.abs(whole[:, :, 0].astype(int) - expected).max() <= 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux only")
+def test_floating_point_costs_little_more_memory_than_its_pixels(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    Image.new("F", (6000, 6000), 99.0).save(path, compression="tiff_adobe_deflate")  # 144 MB of pixels
+    done = subprocess.run([sys.executable, "-W", "error", "-c", MEASURE, str(path)], capture_output=True, check=True, text=True)
+    mean, kilobytes = json.loads(done.stdout)
+    assert mean == 99
+    assert kilobytes < 350_000
 
 
 MEASURE = """
@@ -304,56 +361,6 @@ def test_extras_that_are_not_installed_are_named(tmp_path: Path, monkeypatch: py
             read_photo(str(tmp_path / name), 32)
         assert f"`{extra}`" in caught.value.message
         assert f"emoclim[{extra}]" in caught.value.hint
-
-
-def short(tag: int, *values: int) -> tuple[int, int, int, bytes]:
-    return tag, 3, len(values), struct.pack(f"<{len(values)}H", *values)
-
-
-def long(tag: int, value: int) -> tuple[int, int, int, bytes]:
-    return tag, 4, 1, struct.pack("<I", value)
-
-
-def tiff_folder(entries: list[tuple[int, int, int, bytes]], at: int) -> bytes:
-    """The folder at `at`; the values that do not fit into it follow."""
-    beyond = at + 2 + 12 * len(entries) + 4
-    rows, tail = struct.pack("<H", len(entries)), b""
-    for tag, kind, count, value in sorted(entries):
-        fits = len(value) <= 4
-        rows += struct.pack("<HHI", tag, kind, count) + (value.ljust(4, b"\0") if fits else struct.pack("<I", beyond + len(tail)))
-        tail += b"" if fits else value + b"\0" * (len(value) % 2)
-    return rows + struct.pack("<I", 0) + tail
-
-
-def dng(orientation: int, preview: Image.Image | None, preview_orientation: int = 1, compression: int = 7) -> bytes:
-    """A tiny camera RAW: a grey 64 x 48 sensor, and a preview as JPEG (compression 7) or bitmap (1)."""
-    width, height = 64, 48
-    sensor = np.tile(np.linspace(500, 20000, width), (height, 1)).astype("<u2").tobytes()
-    file = io.BytesIO()
-    if preview and compression == 7:
-        make_photo(file, preview, orientation=preview_orientation, format="JPEG", quality=95)
-    elif preview:
-        file.write(preview.tobytes())
-    pixels = file.getvalue() + b"\0" * (len(file.getvalue()) % 2)
-    raw_at = 8 + len(sensor) + len(pixels)
-    raw_entries = [
-        *[long(254, 0), long(256, width), long(257, height), short(258, 16), short(259, 1), short(262, 32803), long(273, 8)],
-        *[short(277, 1), long(278, height), long(279, len(sensor)), short(33421, 2, 2), (33422, 1, 4, b"\0\1\1\2"), long(50717, 65535)],
-    ]
-    raw = tiff_folder(raw_entries, raw_at)
-    camera = [
-        *[(271, 2, 5, b"Test\0"), (272, 2, 5, b"Test\0"), short(274, orientation), (50706, 1, 4, b"\1\4\0\0"), (50708, 2, 5, b"Test\0")],
-        (50721, 10, 9, struct.pack("<18i", *(int(i in (0, 8, 16) or i % 2) for i in range(18)))),
-        *[(50728, 5, 3, struct.pack("<6I", 1, 1, 1, 1, 1, 1)), short(50778, 21)],
-    ]
-    if preview:
-        camera += [long(254, 1), long(256, preview.width), long(257, preview.height), short(258, 8, 8, 8), short(259, compression)]
-        camera += [short(262, 6 if compression == 7 else 2), long(273, 8 + len(sensor)), short(277, 3), long(278, preview.height)]
-        camera += [long(279, len(pixels)), long(330, raw_at)]
-    else:
-        camera += raw_entries
-    main_at = raw_at + len(raw)
-    return b"II*\0" + struct.pack("<I", main_at) + sensor + pixels + raw + tiff_folder(camera, main_at)
 
 
 def upright(image: Image.Image, orientation: int) -> Image.Image:

@@ -296,12 +296,38 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "b2 of another dim": reshaped("photo.b2", (7,)),
     "a prototype missing": reshaped("prototypes", (len(EMOTIONS) - 1, 6)),
     "prototypes of another dim": reshaped("prototypes", (len(EMOTIONS), 5)),
+    "temperature without bound": lambda folder: edit(folder, temperature=math.inf),
+    "a weight that is no number": lambda folder: edit_arrays(folder, lambda arrays: arrays | {"photo.b1": arrays["photo.b1"] * np.nan}),
+    "weights of another type": lambda folder: edit_arrays(
+        folder, lambda arrays: arrays | {"photo.b1": arrays["photo.b1"].astype(np.float64)}
+    ),
+    "weights without numbers": reshaped("photo.w1", (0, 4)),
+    "description without end": lambda folder: (folder / "space.json").write_text('{"format": 1, "name": ' + "[" * 100_000),
+    "description of 17 MB": lambda folder: (folder / "space.json").write_text(" " * (17 << 20)),
+    "weights that never end": lambda folder: [(folder / "weights.safetensors").unlink(), os.mkfifo(folder / "weights.safetensors")],
+    "weights of a device": lambda folder: [
+        *[(folder / "weights.safetensors").unlink(), (folder / "weights.safetensors").symlink_to("/dev/zero")],
+    ],
+    "a name that commands the terminal": lambda folder: edit(folder, name="\x1b]0;title\x07toy"),
+    "a name of two lines": lambda folder: edit(folder, name="toy\nemoclim-1"),
+    "a name without end": lambda folder: edit(folder, name="toy" * 1000),
+    "no name": lambda folder: edit(folder, name=""),
+    "an encoder that is a list": lambda folder: edit(folder, photo_encoder=["clip"]),
+    "an emotion that is a number": lambda folder: edit(folder, emotions=[1, *EMOTIONS[1:]]),
+    "an emotion that commands the terminal": lambda folder: edit(folder, emotions=["\x1b[2Jsad", *EMOTIONS[1:]]),
+    "no emotions": lambda folder: edit(folder, emotions=[]),
+    "emotions that are a word": lambda folder: edit(folder, emotions="abcdefg"),
+    "a licence that commands the terminal": lambda folder: edit(folder, licence={"text": ["\x1b[31m"]}),
+    "a recipe that is a list": lambda folder: edit(folder, recipe=[1]),
+    "a seed that is a word": lambda folder: edit(folder, recipe={"seed": "x"}),
+    "tuned weights elsewhere": lambda folder: edit(folder, tuned=["../../photo"]),
+    "tuned weights of a number": lambda folder: edit(folder, tuned=7),
     "prototypes a vector": reshaped("prototypes", (6,)),
 }
 
 
 @pytest.mark.parametrize("what", DAMAGE)
-def test_a_damaged_space_is_refused_and_named(folder: Path, what: str) -> None:
+def test_a_damaged_or_hostile_space_is_refused_and_named(folder: Path, what: str) -> None:
     DAMAGE[what](folder)
     with pytest.raises(ModelError) as caught:
         EmotionSpace.load(folder)

@@ -6,7 +6,9 @@ import struct
 import subprocess
 import sys
 import threading
+import tracemalloc
 import warnings
+import zlib
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -260,6 +262,30 @@ def test_tags_outlive_an_error_of_the_parser(tmp_path: Path) -> None:
     with pytest.raises(IndexError):
         mutagen.File(path)
     assert read_music_tags(path) == MusicTags("T", "A", "L", 0.0)
+
+
+@pytest.mark.parametrize("unpacked", [30, 60_000, tags.MAX_FRAME_BYTES + 1000])
+def test_compressed_frames_are_read_and_bombs_are_not(tmp_path: Path, unpacked: int) -> None:
+    path = Path(tone(tmp_path, "mp3"))
+    packed = zlib.compress(b"\x03" + b"a" * unpacked)
+
+    def synchsafe(number: int) -> bytes:
+        return bytes(number >> shift & 0x7F for shift in (21, 14, 7, 0))
+
+    title = b"TIT2" + synchsafe(len(packed) + 4) + b"\0\x09" + synchsafe(unpacked + 1) + packed
+    artist = b"TPE1" + synchsafe(4) + b"\0\0\x03Abc"
+    sound = path.read_bytes()
+    path.write_bytes(b"ID3\4\0\0" + synchsafe(len(title + artist)) + title + artist + sound)
+    tracemalloc.start()
+    found = read_music_tags(str(path))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * tags.MAX_FRAME_BYTES
+    assert found.duration_s == pytest.approx(SECONDS, abs=0.2)
+    if unpacked < tags.MAX_FRAME_BYTES:
+        assert (found.title, found.artist) == ("a" * min(unpacked, tags.MAX_CHARACTERS), "Abc")
+    else:
+        assert found.title == ""
 
 
 def test_files_are_not_changed(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pickle
 import re
 import struct
 import warnings
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -252,6 +253,16 @@ def test_code_in_a_checkpoint_is_not_run(write: Callable[[object, Path], None] |
     assert not (tmp_path / "flag").exists()
     torch.load(file, weights_only=False) if write else pickle.loads(file.read_bytes())
     assert (tmp_path / "flag").exists(), "this test should see that there was code"
+
+
+def test_a_zip_that_unpacks_to_far_more_than_itself_is_refused(tmp_path: Path) -> None:
+    """PyTorch would unpack it: here its pickle, of 100 MB in 100 kB."""
+    file, bomb = tmp_path / "good.pth", tmp_path / "best_model.pth"
+    torch.save(HARMONIC_STATE, file)
+    with zipfile.ZipFile(file) as good, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as bad:
+        for name in good.namelist():
+            bad.writestr(name, good.read(name) + bytes(100 << 20) * name.endswith("data.pkl"))
+    refused(harmonic_from_checkpoint, bomb.read_bytes(), tmp_path, "far more than it is itself")
 
 
 def test_a_torchscript_program_is_refused_and_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

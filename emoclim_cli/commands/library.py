@@ -13,11 +13,13 @@ import typer
 from emoclim_cli import console
 from emoclim_cli.commands import places
 from emoclim_cli.commands.options import DeviceOption, JsonOption, LibraryOption, OfflineOption, SpaceOption
-from emoclim_cli.errors import UsageError
+from emoclim_cli.errors import NoLibrary, UsageError
 from emoclim_cli.media import MediaKind, printable
 
 if TYPE_CHECKING:
     from emoclim_cli.library import Library, Root
+
+ENGINES = ("local", "ray")
 
 
 def index(
@@ -36,6 +38,13 @@ def index(
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 where a file could not be used.")] = False,
     offline: OfflineOption = False,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Read and encode every file again.")] = False,
+    engine: Annotated[str, typer.Option(metavar="local|ray", help="Where files are read and encoded.")] = "local",
+    ray_address: Annotated[
+        str, typer.Option(metavar="HOST:PORT|auto", help="The cluster (or RAY_ADDRESS); none: one of this machine's own.")
+    ] = "",
+    ray_workers: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Worker processes of the cluster; 0: one for each machine, or for each GPU.")
+    ] = 0,
     json: JsonOption = False,
 ) -> None:
     """Reads photos and music into the library. Files that have not changed are skipped."""
@@ -43,6 +52,10 @@ def index(
 
     from emoclim_cli.library import Library
 
+    if engine not in ENGINES:
+        raise UsageError(f"--engine {engine}: unknown", f"one of: {', '.join(ENGINES)}")
+    if engine == "local" and (ray_address or ray_workers):
+        raise UsageError("--ray-address and --ray-workers are for a Ray cluster", "add --engine ray")
     folder = places.library_folder(library)
     if not dry_run:
         _index(
@@ -56,14 +69,17 @@ def index(
             strict=strict,
             offline=places.is_offline(offline),
             rebuild=rebuild,
+            cluster=places.Cluster(ray_address, ray_workers) if engine == "ray" else None,
             json=json,
         )
         return
     from emoclim_cli import indexing
 
     with tempfile.TemporaryDirectory() as nothing:  # a dry run makes no library
-        there = os.path.exists(os.path.join(folder, "library.json"))
-        opened = Library.open(folder) if there else Library.create(nothing)
+        try:
+            opened = Library.open(folder)
+        except NoLibrary:
+            opened = Library.create(nothing)
         roots = _roots(opened, paths, exclude or [])
         plan = indexing.plan(opened, roots, indexing.space_ref(places.load_space(space, opened)), rebuild=rebuild)
         summary = indexing.Summary.forecast(plan)
@@ -100,8 +116,7 @@ def _roots(library: Library, paths: Sequence[str] | None, exclude: Sequence[str]
 
 def _counts(library: Library) -> dict[str, int]:
     """How many items of each kind are there to be matched."""
-    views = {kind.plural: library.view(kind) for kind in MediaKind}
-    return {kind: int((view.present & view.current).sum()) for kind, view in views.items()}
+    return {kind.plural: library.view(kind).searchable_count for kind in MediaKind}
 
 
 def _index(
@@ -117,30 +132,29 @@ def _index(
     offline: bool = False,
     rebuild: bool = False,
     retry: bool = False,
+    cluster: places.Cluster | None = None,
     json: bool = False,
 ) -> None:
     import time
 
-    from emoclim_cli import encoding, indexing
-    from emoclim_cli.encoders.devices import cores
+    from emoclim_cli import indexing
 
     started = time.perf_counter()
     with library.writing():
         loaded = places.load_space(space, library)
         roots = _roots(library, paths, exclude)
         plan = indexing.plan(library, roots, indexing.space_ref(loaded), rebuild=rebuild, retry=retry)
-        encoders = places.encoder_maker(loaded, device, offline)
-        for kind in MediaKind:
-            if any(task.kind is kind for task in (*plan.new, *plan.changed)):
-                encoders(kind)  # what is missing is said before the first file is read
         summary = indexing.Summary.of(plan)
         if plan.remap:
             console.note(f"{console.counted(plan.remap, 'item')} to map to the space {loaded.name} anew, from stored features")
         waiting = {task.file.path for task in (*plan.new, *plan.changed)}
-        engine = encoding.local(encoders, loaded, jobs=jobs or cores(), batch_size=batch_size)
+        kinds = {task.kind for task in (*plan.new, *plan.changed)}
         done = 0
         try:
-            with console.progress("reading", plan.to_encode) as advance:
+            with (
+                places.engine(loaded, kinds, device, offline, jobs=jobs, batch_size=batch_size, cluster=cluster) as engine,
+                console.progress("reading", plan.to_encode) as advance,
+            ):
                 for outcome in indexing.apply(plan, library, engine, loaded):
                     summary.count(outcome)
                     done += outcome.path in waiting

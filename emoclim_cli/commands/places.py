@@ -6,27 +6,53 @@ Flags win over environment variables, these over what the library remembers, tha
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emoclim_cli import console
-from emoclim_cli.errors import MissingWeights, ModelError, UsageError
+from emoclim_cli.errors import LibraryError, MissingWeights, ModelError, UsageError
 from emoclim_cli.media import MediaKind
 
 if TYPE_CHECKING:
+    from emoclim_cli.buckets import Bucket
     from emoclim_cli.encoders import Encoder
+    from emoclim_cli.encoding import Engine
     from emoclim_cli.library import Library
     from emoclim_cli.projections import EmotionSpace
     from emoclim_cli.weights import Weights
 
+CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_SKIP_SIGNATURE")
+"""One of them is set where a bucket can be reached. Without them the network would be asked for credentials, in vain on a home computer."""
 
-def library_folder(flag: str) -> str:
-    if flag or os.environ.get("EMOCLIM_LIBRARY"):
-        return flag or os.environ["EMOCLIM_LIBRARY"]
+
+def library_folder(flag: str) -> str | Bucket:
+    """Raises UsageError for a URL that is not of a bucket, LibraryError where there are no credentials for it."""
+    if named := flag or os.environ.get("EMOCLIM_LIBRARY", ""):
+        return _bucket(named) if re.match(r"\w+://", named) else named
     import platformdirs
 
     return os.path.join(platformdirs.user_data_dir("emoclim", appauthor=False), "library")
+
+
+def _bucket(url: str) -> Bucket:
+    from hashlib import blake2b
+
+    from emoclim_cli.buckets import Bucket
+
+    if not re.fullmatch(r"s3://[\w.-]+/[^?#]*[^/?#]/*", url):
+        raise UsageError(f"--library {url}: no place for a library", "a folder, or s3://BUCKET/PREFIX")
+    if not any(os.environ.get(name) for name in CREDENTIALS):
+        raise LibraryError(f"{url}: there are no credentials in the environment", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+    url = url.rstrip("/")
+    endpoint = next((os.environ[name] for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT") if os.environ.get(name)), "")
+    digest = blake2b(f"{endpoint}\n{url}".encode(), digest_size=8).hexdigest()
+    plain_http = os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true")
+    return Bucket(url, cache() / "libraries" / digest, plain_http)
 
 
 def cache() -> Path:
@@ -169,6 +195,36 @@ def encoder_maker(space: EmotionSpace, device: str, offline: bool) -> Callable[[
         return made[kind]
 
     return make
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Several machines under Ray, as `clusters.on_ray` takes them."""
+
+    address: str
+    workers: int
+
+
+@contextmanager
+def engine(
+    space: EmotionSpace, kinds: Collection[MediaKind], device: str, offline: bool, *, jobs: int, batch_size: int, cluster: Cluster | None
+) -> Iterator[Engine]:
+    """What encodes files of these kinds: here, or on a cluster. What is missing here is said before the first file is read."""
+    from emoclim_cli import clusters, encoding
+    from emoclim_cli.encoders.devices import cores
+
+    encoders = encoder_maker(space, device, offline)
+    if cluster is None:
+        for kind in sorted(kinds):
+            encoders(kind)
+        yield encoding.local(encoders, space, jobs=jobs or cores(), batch_size=batch_size)
+        return
+    address = cluster.address or os.environ.get("RAY_ADDRESS", "")
+    made_there = partial(space_encoder, space, device=device, offline=offline)
+    with clusters.on_ray(
+        made_there, space, address=address, workers=cluster.workers, jobs=jobs, batch_size=batch_size, gpus=device in ("auto", "cuda")
+    ) as on_ray:
+        yield on_ray
 
 
 def playlist_format(output: str, name: str) -> str:
