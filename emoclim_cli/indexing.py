@@ -20,7 +20,7 @@ from emoclim_cli.changes import Task, folders_above, inside
 from emoclim_cli.changes import plan as plan
 from emoclim_cli.encoding import Batch, Encoded, Engine
 from emoclim_cli.library import FeatureSource, Library, Root, SpaceRef
-from emoclim_cli.media import FileStat, MediaKind, item_id
+from emoclim_cli.media import FileStat, MediaKind, item_id, time_of
 from emoclim_cli.projections import EmotionSpace
 from emoclim_cli.reading import Failed
 from emoclim_cli.rows import SKIPPED, Row
@@ -189,7 +189,7 @@ def _is_as_planned(file: FileStat) -> bool:
         status = os.stat(file.path)
     except OSError:
         return False
-    return (status.st_size, status.st_mtime_ns) == (file.size, file.mtime_ns)
+    return (status.st_size, time_of(status)) == (file.size, file.mtime_ns)
 
 
 def _settle(done: Sequence[Task], kind: MediaKind, plan: Plan, library: Library) -> None:
@@ -237,7 +237,7 @@ def forget(library: Library, paths: Sequence[str]) -> int:
     return len(items)
 
 
-def status(library: Library) -> LibraryStatus:
-    """How much is indexed and how fresh it is."""
+def status(library: Library, space: SpaceRef | None = None) -> LibraryStatus:
+    """How much is indexed and how fresh it is, were it to be in `space` (or its own)."""
     photos, music = (int(np.count_nonzero(library.view(kind).present)) for kind in MediaKind)
-    return LibraryStatus(photos, music, len(library.skipped()), library.roots, plan(library))
+    return LibraryStatus(photos, music, len(library.skipped()), library.roots, plan(library, space=space))

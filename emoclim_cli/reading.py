@@ -35,10 +35,12 @@ def read(load: Callable[[str], Any], task: Task) -> Loaded | Failed:
     """`load` is an encoder's. Raises ModelError, which is not this file's fault."""
     path = task.file.path
     try:
-        # First: a file that is replaced while it is read is then seen as changed at the next run.
         status = os.stat(path)
         content = content_digest(path)
         sample = load(path)
+        item = _described(MediaItem(path, task.kind, status.st_size, time_of(status)), sample)
+        if _state_of(os.stat(path)) != _state_of(status):  # its digest would be one file's, its features another's
+            return Failed(task, "it changed while it was read: the next run takes it", None)
     except ModelError:
         raise
     except FileNotFoundError:
@@ -49,16 +51,22 @@ def read(load: Callable[[str], Any], task: Task) -> Loaded | Failed:
         return failed(task, reason_of(error), NEVER_SEEN, NEVER_SEEN)
     except Exception as error:  # noqa: BLE001 - a decoder's bug must cost one file, not the run
         return failed(task, reason_of(error), status.st_size, time_of(status))
-    item = MediaItem(path, task.kind, status.st_size, time_of(status))
-    if task.kind is MediaKind.PHOTO:
-        photo = read_photo_tags(path)
-        item = replace(item, title=photo.title, taken=photo.taken)
-    else:
-        music = read_music_tags(path)
-        # What was decoded is surer than what a header claims.
-        duration_s = getattr(sample, "duration_s", 0.0) or music.duration_s
-        item = replace(item, title=music.title, artist=music.artist, album=music.album, duration_s=float(duration_s))
     return Loaded(task, item, content, sample)
+
+
+def _state_of(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _described(item: MediaItem, sample: Any) -> MediaItem:
+    """With what its tags say."""
+    if item.kind is MediaKind.PHOTO:
+        photo = read_photo_tags(item.path)
+        return replace(item, title=photo.title, taken=photo.taken)
+    music = read_music_tags(item.path)
+    # What was decoded is surer than what a header claims.
+    duration_s = getattr(sample, "duration_s", 0.0) or music.duration_s
+    return replace(item, title=music.title, artist=music.artist, album=music.album, duration_s=float(duration_s))
 
 
 def failed(task: Task, reason: str, size: int, mtime_ns: int) -> Failed:

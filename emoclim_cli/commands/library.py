@@ -223,8 +223,8 @@ def status(library: LibraryOption = "", json: JsonOption = False) -> None:
     from emoclim_cli import indexing, matching
 
     opened = places.open_library(library)
-    now = indexing.status(opened)
     space = places.load_space("", opened)
+    now = indexing.status(opened, indexing.space_ref(space))
     fresh = now.plan.stale == 0 and opened.space is not None and opened.space.id == space.id
     emotions = matching.emotion_counts(opened, space)
     roots = [root.path for root in now.roots]
