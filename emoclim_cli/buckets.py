@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -71,7 +72,7 @@ class Bucket:
         with self._translated("made"):
             found = obstore.list_with_delimiter(self._store)
         names = [*found["common_prefixes"], *(one["path"] for one in found["objects"])]
-        if [name for name in names if name not in ("lease", "library.json")]:
+        if [name for name in names if name not in ("lease", "library.json") and not name.startswith("now-")]:
             raise LibraryError(f"{self.url} is not a library and not empty", "name another place with --library")
         with self.lock(), suppress(obstore.exceptions.AlreadyExistsError), self._translated("made"):
             self._put("library.json", _bytes({"format": FORMAT, "space": None, "roots": []}), "create")
@@ -157,8 +158,10 @@ class Bucket:
             # The clock of this machine may be wrong: what time it is there, a new object tells.
             now = f"now-{os.urandom(16).hex()}"
             self._put(now, b"", "create")
-            age = obstore.head(self._store, now)["last_modified"] - held_meta["last_modified"]
-            obstore.delete(self._store, now)
+            try:
+                age = obstore.head(self._store, now)["last_modified"] - held_meta["last_modified"]
+            finally:
+                obstore.delete(self._store, now)
             if age.total_seconds() < LEASE_S:
                 raise self._busy(holder.rpartition(",")[0], f"; one that died is waited for {LEASE_S / 60:.0f} minutes")
             return self._put("lease", _holder(), {"e_tag": held_meta["e_tag"]})
@@ -206,7 +209,7 @@ class Lease:
 
     def __init__(self, bucket: Bucket, taken: Mapping[str, Any]) -> None:
         self._bucket, self._taken = bucket, taken
-        self._renewed = time.monotonic()
+        self._renewed = _clock_s()
         self._lost = False
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="emoclim lease", daemon=True)
@@ -214,7 +217,7 @@ class Lease:
 
     def check(self) -> None:
         """Raises LibraryError where another may be writing by now: this process was suspended, or could not reach the store."""
-        if self._lost or time.monotonic() - self._renewed > TRUSTED_S:
+        if self._lost or _clock_s() - self._renewed > TRUSTED_S:
             raise LibraryError(
                 f"the lease of the library {self._bucket} could not be renewed in time: another may be writing by now",
                 "all that was committed is kept; go on with: emoclim index",
@@ -224,7 +227,7 @@ class Lease:
         from obstore.exceptions import BaseError, PreconditionError
 
         while not self._over.wait(RENEW_S) and not self._lost:
-            asked = time.monotonic()
+            asked = _clock_s()
             try:
                 self._taken = self._bucket._put("lease", _holder(), {"e_tag": self._taken["e_tag"]})
                 self._renewed = asked
@@ -238,10 +241,16 @@ class Lease:
 
         self._over.set()
         self._thread.join(CONNECT_S)  # a network that is down holds up no Ctrl-C; what is renewed after the deletion fails its condition
-        if self._lost or time.monotonic() - self._renewed > TRUSTED_S:
+        if self._lost or _clock_s() - self._renewed > TRUSTED_S:
             return  # it may be another's
         with suppress(BaseError, OSError):  # then it runs out
             self._bucket._delete("lease")
+
+
+def _clock_s() -> float:
+    """Of a clock that goes on while the machine sleeps, where there is one: Linux stops the usual steady one, and macOS its `monotonic`."""
+    clock = getattr(time, "CLOCK_BOOTTIME", None) or (getattr(time, "CLOCK_MONOTONIC", None) if sys.platform == "darwin" else None)
+    return time.clock_gettime(clock) if clock is not None else time.monotonic()
 
 
 def _holder() -> bytes:

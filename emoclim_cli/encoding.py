@@ -56,7 +56,8 @@ def local(
         reading = partial(read, encoder.load)
         window = max(jobs, size)  # files read ahead of the batch in work: bounds memory
         if apart:
-            results: Generator[Loaded | Failed | Lost[Task], None, None] = in_processes(reading, tasks, jobs, window, _patience_s)
+            processes = max(1, min(jobs, len(tasks)))
+            results: Generator[Loaded | Failed | Lost[Task], None, None] = in_processes(reading, tasks, processes, window, _patience_s)
         else:
             results = on_threads(reading, tasks, jobs, window)
         with closing(results):

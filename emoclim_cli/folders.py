@@ -14,7 +14,7 @@ from emoclim_cli import state
 from emoclim_cli.errors import LibraryError
 from emoclim_cli.snapshot import Version, latest_version, versions
 
-TAIL_BYTES = 16
+EDGE_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,8 @@ class Folder:
 def _take_back_torn(table: Path) -> None:
     """Deletes the latest versions of a Lance table as long as a power cut has torn them, so that the last whole one counts again.
 
-    A file system may keep a name whose bytes had not reached the disk: such a file is empty or ends in zeros, and Lance, whose files end in
-    letters, does not open the table any more. Only for the one who holds the lock. Raises OSError.
+    A file system may keep a name whose bytes had not reached the disk: such a file is empty or zeros, and Lance does not open the table any
+    more. Only for the one who holds the lock. Raises OSError.
     """
     found = versions(table)
     # A deletion file is named FRAGMENT-VERSION-NUMBER, after the version that its commit came behind.
@@ -113,7 +113,9 @@ def _take_back_torn(table: Path) -> None:
 
 
 def _is_torn(path: Path) -> bool:
+    """Manifests, data and small deletion files end in letters; a bitmap of many deletions begins with a number, and may end in zeros."""
     with open(path, "rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - TAIL_BYTES))
-        return not any(file.read())
+        if path.suffix != ".bin":
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - EDGE_BYTES))
+        return not any(file.read(EDGE_BYTES))

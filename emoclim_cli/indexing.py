@@ -207,7 +207,7 @@ def _commit(kind: MediaKind, batch: Batch, plan: Plan, library: Library, space: 
     _settle([one.task for one in good], kind, plan, library)
     library.skip([failure.file for failure in failed if failure.file is not None])
     for known in MediaKind:  # what they were is not there any more
-        library.mark_gone(known, [failure.task.file.id for failure in failed if known in failure.task.rows])
+        library.mark_gone(known, [failure.task.file.id for failure in failed if known in failure.task.rows and not failure.there])
     for one in good:
         yield Outcome(one.item.path, kind, Status.INDEXED)
     for failure in failed:

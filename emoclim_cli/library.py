@@ -274,6 +274,7 @@ class Library:
                     continue
                 emotion = vector_column(project(vectors(batch["features"])))
                 data = pa.table({"id": batch["id"], "emotion": emotion, "space": [space.id] * batch.num_rows})
+                self._check_writing()  # another lease may have begun
                 table.merge_insert("id").when_matched_update_all().execute(data)
                 count += batch.num_rows
         return count
@@ -296,6 +297,7 @@ class Library:
         with self._translated():
             self._tables[name].optimize(cleanup_older_than=KEEP_ALL)
             self._store.flush(name)  # a power cut must not take the new files when the old ones are deleted
+            self._check_writing()
             # delete_unverified: what a run that died left behind. Nobody else is writing, because this one holds the lock.
             self._tables[name].optimize(cleanup_older_than=KEEP_VERSIONS, delete_unverified=True)
             self._index_ids(name)
@@ -371,6 +373,7 @@ class Library:
         with self._translated():
             table = self._table(name, None)
             for start in range(0, len(ids), IDS_PER_FILTER):
+                self._check_writing()
                 table.delete(_id_filter(ids[start : start + IDS_PER_FILTER]))
 
     def _view(self, name: str) -> View:

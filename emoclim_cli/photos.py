@@ -164,10 +164,27 @@ def _tile_pixels(image: Image.Image) -> int:
 def _check_scans(file: Any) -> None:
     place = file.tell()
     file.seek(0)
-    scans = file.read().count(b"\xff\xda")  # in the data of a scan, no other byte than 0 follows 0xFF
+    scans = _scans(file.read())
     file.seek(place)
     if scans > MAX_SCANS:
-        raise UnreadableMedia(f"has {scans:,} scans, and no photo has more than {MAX_SCANS}")
+        raise UnreadableMedia(f"has more than {MAX_SCANS} scans, as no photo has")
+
+
+def _scans(jpeg: bytes) -> int:
+    """How many there are, counted to one more than MAX_SCANS. Not those of a preview inside of a segment, or of what follows the end."""
+    at, scans = 2, 0
+    while (at := jpeg.find(b"\xff", at)) >= 0 and at + 4 <= len(jpeg) and scans <= MAX_SCANS:
+        marker = jpeg[at + 1]
+        if marker == 0xD9:  # the end
+            break
+        if marker == 0xFF:  # a byte that fills up
+            at += 1
+        elif marker == 0 or 0xD0 <= marker <= 0xD7:  # in the data of a scan no others follow 0xFF
+            at += 2
+        else:
+            scans += marker == 0xDA
+            at += 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
+    return scans
 
 
 def _load_heic(file: Any, side: int | None) -> _Photo:

@@ -28,7 +28,9 @@ class Failed:
     task: Task
     reason: str
     file: SkippedFile | None
-    """What to remember; nothing of a file that has vanished."""
+    """What to remember; nothing of a file that has vanished, or is just being changed."""
+    there: bool = False
+    """It is there and may be good: what is known of it stays."""
 
 
 def read(load: Callable[[str], Any], task: Task) -> Loaded | Failed:
@@ -40,7 +42,7 @@ def read(load: Callable[[str], Any], task: Task) -> Loaded | Failed:
         sample = load(path)
         item = _described(MediaItem(path, task.kind, status.st_size, time_of(status)), sample)
         if _state_of(os.stat(path)) != _state_of(status):  # its digest would be one file's, its features another's
-            return Failed(task, "it changed while it was read: the next run takes it", None)
+            return Failed(task, "it changed while it was read: the next run takes it", None, there=True)
     except ModelError:
         raise
     except FileNotFoundError:
@@ -74,6 +76,8 @@ def failed(task: Task, reason: str, size: int, mtime_ns: int) -> Failed:
 
 
 def reason_of(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "needs more memory than one file may take"
     if not isinstance(error, EmoclimError):
         return f"{type(error).__name__}: {error}"
     return f"{error.message} ({error.hint})" if error.hint else error.message

@@ -288,7 +288,10 @@ def save(folder: Path, version: Version, view: View) -> None:
         if view.sketch is not None:
             arrays |= {f"sketch.{name}": getattr(view.sketch, name) for name in _SKETCH}
         for name, array in {**arrays, "names": np.array(list(arrays))}.items():
-            np.save(unfinished / f"{name}.npy", array)
+            with open(unfinished / f"{name}.npy", "wb") as file:
+                np.save(file, array)
+                file.flush()
+                os.fsync(file.fileno())  # after a power cut a file may have its length and no bytes
         target = folder / version.name
         if load(folder, version) is None:
             shutil.rmtree(target, ignore_errors=True)

@@ -511,7 +511,8 @@ def test_an_interrupt_before_the_first_file(newcomer: User) -> None:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (130, b"")
+    # Where Python was just making a class of a text (dataclasses do), it ends by the signal itself, exit code or not: 130 in a shell.
+    assert process.returncode in (130, -signal.SIGINT) and out == b""
     assert err.strip() == b"interrupted"
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_library import PHOTO, fill, rows_of, space_of
 
-from emoclim_cli.folders import Folder
+from emoclim_cli.folders import EDGE_BYTES, Folder, _is_torn
 from emoclim_cli.library import Library
 
 
@@ -85,8 +85,34 @@ def test_what_is_whole_is_not_touched(library: Library) -> None:
     assert sorted(os.listdir(table / "_versions")) == before
 
 
-def test_flush_takes_every_file(library: Library) -> None:
+def test_a_bitmap_of_many_deletions_is_whole_although_it_ends_in_zeros(library: Library) -> None:
+    fill(library, rows_of([f"/many/{i:05}" for i in range(12_000)]))
+    with library.writing():
+        view = library.view(PHOTO)
+        library.remove(PHOTO, [view.id(row) for row in np.flatnonzero(view.below("/many")).tolist()[:6000]])
     (table,) = (library.folder / "tables").iterdir()
-    before = {path: path.read_bytes() for path in table.rglob("*") if path.is_file()}
+    assert [path for path in (table / "_deletions").iterdir() if path.suffix == ".bin"]
+    before = sorted(os.listdir(table / "_versions"))
+    for name in ("_deletions", "_versions", "data"):  # the rule itself, and not only what these rows happen to give
+        for path in (table / name).iterdir():
+            assert not _is_torn(path)
+    bitmap = library.folder / "all but the last 128.bin"
+    bitmap.write_bytes(b"\x3a\x30\0\0" + bytes(8) + b"\xff" * 4000 + bytes(EDGE_BYTES))
+    assert not _is_torn(bitmap)
+    with library.writing():
+        assert len(library.view(PHOTO)) == 6003
+    assert sorted(os.listdir(table / "_versions")) == before
+
+
+def test_flush_takes_every_file(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    (table,) = (library.folder / "tables").iterdir()
+    flushed: set[int] = set()
+    fsync = os.fsync
+
+    def noted(number: int) -> None:
+        flushed.add(os.fstat(number).st_ino)
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", noted)
     Folder(library.folder).flush(table.name.removesuffix(".lance"))
-    assert {path: path.read_bytes() for path in table.rglob("*") if path.is_file()} == before
+    assert flushed == {path.stat().st_ino for path in table.rglob("*") if path.is_file()}

@@ -458,6 +458,13 @@ class TestChanges:
         assert len(bench.plan().new) == 1
         bench.run()
         bench.check_vectors()
+        photo(path, 56, (31, 31))
+        bench.photos.load = slow  # type: ignore[method-assign]
+        list(bench.stream(bench.plan()))
+        assert bench.paths() == [path.name]  # it is still found by what it was
+        bench.photos.load = load  # type: ignore[method-assign]
+        bench.run()
+        bench.check_vectors()
 
 
 class TestUnreadable:

@@ -265,7 +265,16 @@ def test_scans_without_end_are_refused(tmp_path: Path, repeats: int, taken: bool
     if taken:
         assert read_photo(str(path), 32).shape == (32, 32, 3)
     else:
-        assert "scans, and no photo has more than 500" in reason(lambda: read_photo(str(path), 32))
+        assert "has more than 500 scans" in reason(lambda: read_photo(str(path), 32))
+
+
+def test_a_film_behind_a_photo_has_no_scans(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    make_photo(path, picture((64, 48)), progressive=True)
+    before = read_photo(str(path), 32)
+    with open(path, "ab") as file:
+        file.write(b"\xff\xda" * 1000)
+    assert (read_photo(str(path), 32) == before).all()
 
 
 @pytest.mark.parametrize("chunk", [(b"zTXt", b"Comment\0\0"), (b"iCCP", b"a profile\0\0")])

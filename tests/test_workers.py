@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from itertools import islice
 from pathlib import Path
@@ -38,6 +39,22 @@ def odd_ones(number: int) -> int:
         time.sleep(600)
     elif number == 5:
         raise ValueError("of its own")
+    return number
+
+
+def once_unlucky(entry: tuple[str, int]) -> int:
+    """The first time number 3 ends its process."""
+    folder, number = entry
+    mark = Path(folder, "unlucky")
+    if number == 3 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def ends_later(number: int) -> int:
+    """Its process ends a moment after the result was handed over."""
+    threading.Timer(0.3, os.abort).start()
     return number
 
 
@@ -85,6 +102,51 @@ class TestInProcesses:
             4: "could not be read within 1 s",
         }
 
+    def test_a_call_that_is_lost_by_accident_is_made_again(self, tmp_path: Path) -> None:
+        assert list(in_processes(once_unlucky, [(str(tmp_path), i) for i in range(6)], 2, 3, patience)) == list(range(6))
+
+    def test_a_process_that_ends_between_two_calls(self) -> None:
+        """Nothing is under way then: all that wait are read and wait to be taken."""
+        stream = in_processes(ends_later, range(8), 1, 2, patience)
+        results = []
+        for result in stream:
+            results.append(result)
+            time.sleep(1.0)
+        assert results == list(range(8))
+
+    def test_processes_that_cannot_begin(self, tmp_path: Path) -> None:
+        """As in a script without a guard: each process would run the script again."""
+        script = tmp_path / "script.py"
+        script.write_text(
+            "from emoclim_cli.workers import in_processes\nprint(list(in_processes(len, ['a', 'bb'], 1, 2, lambda _: 9.0)))\n"
+        )
+        done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 1 and done.stdout == ""
+        assert "WorkerError: the processes that read files end as soon as they begin" in done.stderr
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="signals")
+    def test_processes_that_are_just_beginning_take_no_ctrl_c(self, tmp_path: Path) -> None:
+        code = f"""if True:
+            import sys
+            sys.path.insert(0, {str(Path(__file__).parent)!r})
+            from test_workers import doubled, patience
+            from emoclim_cli.workers import in_processes
+            if __name__ == "__main__":
+                try:
+                    print("begun", flush=True)
+                    list(in_processes(doubled, range(1000000), 2, 6, patience))
+                except KeyboardInterrupt:
+                    sys.exit(130)
+        """
+        for delay_s in (0.1, 0.2, 0.3, 0.5):
+            child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+            assert child.stdout is not None
+            child.stdout.readline()
+            time.sleep(delay_s)
+            os.killpg(child.pid, signal.SIGINT)
+            _, said = child.communicate(timeout=60)
+            assert b"Traceback" not in said
+
     def test_its_own_exception_comes_through(self) -> None:
         with pytest.raises(ValueError, match="of its own"):
             list(in_processes(odd_ones, [10, 5, 11], 2, 4, patience))
@@ -130,8 +192,8 @@ class TestInProcesses:
             os.kill(child.pid, number)
         # Their ends of the pipes close with the last of the processes.
         _, said = child.communicate(timeout=60)
-        assert child.returncode in (-number, 128 + number, 130, 1)
-        assert said.count(b"Traceback") <= (number == signal.SIGINT)
+        assert child.returncode == (128 + number if number == signal.SIGTERM else -number)
+        assert said.count(b"Traceback") == (number == signal.SIGINT)  # of this script alone
         time.sleep(0.2)
         before = len(os.listdir(tmp_path))
         time.sleep(0.5)
