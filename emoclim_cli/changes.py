@@ -102,6 +102,16 @@ class Plan:
         """How many files have to be decoded."""
         return len(self.new) + len(self.changed)
 
+    def missing_folders(self) -> dict[str, int]:
+        """Folders that are not there, the highest ones, and how many of the `gone` were in them."""
+        counts: dict[str, int] = {}
+        there = cache(os.path.isdir)
+        for task in self.gone:
+            above = list(folders_above(task.file.path))
+            if missing := [folder for folder in above if not there(folder)]:
+                counts[missing[-1]] = counts.get(missing[-1], 0) + 1
+        return counts
+
     @property
     def stale(self) -> int:
         """How many rows or files an index run would do something about."""

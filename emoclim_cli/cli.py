@@ -62,8 +62,21 @@ def _terminate(number: int, _frame: object) -> None:
     sys.exit(128 + number)
 
 
+def _interrupt(_number: int, _frame: object) -> None:
+    """The first Ctrl-C ends what is done in good order, which takes seconds; another would break that off half way."""
+    signal.signal(signal.SIGINT, _insist)
+    raise KeyboardInterrupt
+
+
+def _insist(_number: int, _frame: object) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    console.note("stopping; once more ends it at once")
+
+
 def main() -> None:
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # or it is ignored, as in the background of a shell
+        signal.signal(signal.SIGINT, _interrupt)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # None where it is closed
             stream.reconfigure(errors="backslashreplace")  # a terminal of another encoding costs a few letters, not the answer

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from emoclim_cli.emotions import RETRIEVAL_EMOTIONS
-from emoclim_cli.errors import EmoclimError
+from emoclim_cli.errors import EmoclimError, OutputError
 from emoclim_cli.media import Match, MediaItem, MediaKind, printable
 
 if TYPE_CHECKING:
@@ -49,6 +51,10 @@ quiet = False
 """Set by `-q`: no notes, no progress; errors stay."""
 verbose = False
 """Set by `-v`: every skipped file, and the traceback of an error."""
+library = ""
+"""Set by `--library`: what a user is told to run next is to be about the same library."""
+OF_A_LIBRARY = re.compile(r"emoclim (index|match|status|errors|forget)\b[^;]*$")
+"""A hint that ends in such a command."""
 ERRORS_SHOWN = 5
 
 
@@ -59,8 +65,10 @@ def write_bytes(data: bytes) -> None:
         sys.stdout.flush()
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
-    except BrokenPipeError:  # whoever read our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would try again at its end
+        if not isinstance(error, BrokenPipeError):  # else: whoever read our output has seen enough
+            raise OutputError(f"the output cannot be written: {error.strerror}") from error
 
 
 def print_json(data: Mapping[str, Any]) -> None:
@@ -81,10 +89,17 @@ def warn(message: str) -> None:
     err.print(Text.assemble(("warning: ", "yellow"), message), soft_wrap=True)
 
 
+def again(command: str) -> str:
+    """A command of ours as the user is to type it."""
+    named = f" --library {shlex.quote(printable(library))}" if library and "--library" not in command else ""
+    return command + named
+
+
 def show_error(error: EmoclimError) -> None:
     err.print(Text.assemble(("error: ", "bold red"), error.message), soft_wrap=True)
     if error.hint:
-        err.print(Text.assemble(("  try: ", "dim"), error.hint), soft_wrap=True)
+        hint = again(error.hint) if OF_A_LIBRARY.search(error.hint) else error.hint
+        err.print(Text.assemble(("  try: ", "dim"), hint), soft_wrap=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +274,7 @@ def show_summary(summary: Summary, seconds: float, *, dry: bool = False) -> None
     for error in shown:
         warn(f"{printable(error['path'])}: {error['reason']}")
     if len(summary.errors) > len(shown):
-        warn(f"{len(summary.errors) - len(shown):,} more; all of them: emoclim errors")
+        warn(f"{len(summary.errors) - len(shown):,} more; all of them: {again('emoclim errors')}")
 
 
 def show_facts(facts: Sequence[tuple[str, str]]) -> None:

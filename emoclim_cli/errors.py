@@ -13,6 +13,7 @@
     |-- LabelError                  labelled data for training: names file and line
     |-- PlotError                   a figure cannot be written
     |-- CueError                    a cue sheet cannot be used: names the file and the row
+    |-- OutputError                 stdout cannot be written
     |-- WorkerError                 the processes that read files cannot be begun
     |-- ClusterError                the machines that were to share the work cannot be reached, or were lost
     `-- MissingExtra            3   an optional package is not installed; the hint does it
@@ -78,6 +79,10 @@ class PlotError(EmoclimError):
 
 
 class CueError(EmoclimError):
+    pass
+
+
+class OutputError(EmoclimError):
     pass
 
 

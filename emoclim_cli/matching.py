@@ -15,7 +15,7 @@ from emoclim_cli.emotions import EMOTIONS, parse_mood
 from emoclim_cli.encoders import Encoder
 from emoclim_cli.errors import LibraryError, UnreadableMedia, UsageError
 from emoclim_cli.library import Library
-from emoclim_cli.media import Match, MediaKind, content_digest, item_id, kind_of_file, printable, time_of
+from emoclim_cli.media import Match, MediaKind, check_file, content_digest, item_id, kind_of_file, printable, time_of
 from emoclim_cli.projections import EmotionSpace, unit
 from emoclim_cli.snapshot import View, raw_ids
 
@@ -94,6 +94,7 @@ def _resolve_path(
             raise UnreadableMedia(f"{printable(text)}: {reason}")
         raise UsageError(f"{printable(text)} is neither a file nor a mood", f"moods: {', '.join(EMOTIONS)}; join them with +")
     with _named(text):
+        check_file(path)
         kind_now = kind_of_file(path)
         if kind_now is None:
             raise UnreadableMedia("this is neither a photo nor music")

@@ -225,6 +225,9 @@ def scan(root: str, exclude: Sequence[str] = (), avoid: Iterable[str] = ()) -> S
     if stat.S_ISREG(status.st_mode):
         result.files.append(FileStat(root, status.st_size, time_of(status)))
         return result
+    if not stat.S_ISDIR(status.st_mode):
+        result.unreadable.append((root, "is neither a file nor a folder"))
+        return result
     shunned = {(s.st_dev, s.st_ino) for s in map(_stat_or_none, avoid) if s}
     seen_folders = {(status.st_dev, status.st_ino)}
     seen_files: set[tuple[int, int]] = set()

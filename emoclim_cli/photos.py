@@ -113,7 +113,11 @@ def _photo_reason(error: Exception) -> str:
     said = error.args[0] if error.args else ""
     reason = said.decode(errors="replace") if isinstance(said, bytes) else str(error)  # LibRaw's words are bytes, libheif's several lines
     reason = " ".join(printable(reason.replace("\n", " ")).split())
-    return "is truncated" if "truncated" in reason.lower() else f"is damaged ({reason or type(error).__name__})"
+    if "Decompressed data too large" in reason:
+        return f"has a text or a profile of more than {MAX_PNG_TEXT_BYTES >> 20} MB"
+    if "truncated" in reason.lower() or "decoder object" in reason:  # the second is WebP's
+        return "is truncated"
+    return f"is damaged ({reason or type(error).__name__})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -480,7 +480,7 @@ def test_progress_is_for_terminals_and_ctrl_c_keeps_what_is_done(newcomer: User)
     assert terminal.finish() == 130
     assert "reading" in terminal.text
     assert "Traceback" not in terminal.text
-    said = r"kept in the library: (\d+) files of this run; go on with: emoclim index\ninterrupted$"
+    said = r"kept in the library: (\d+) files of this run; go on with: emoclim index [^\n]+\ninterrupted$"
     found = re.search(said, terminal.text, re.MULTILINE)
     assert found
     kept = int(found[1])
@@ -514,6 +514,50 @@ def test_an_interrupt_before_the_first_file(newcomer: User) -> None:
     # Where Python was just making a class of a text (dataclasses do), it ends by the signal itself, exit code or not: 130 in a shell.
     assert process.returncode in (130, -signal.SIGINT) and out == b""
     assert err.strip() == b"interrupted"
+
+
+def test_an_impatient_user(newcomer: User) -> None:
+    """More than one Ctrl-C: what is under way is ended in good order all the same, without a traceback."""
+    for i in range(6):
+        make_photo(newcomer.media / f"{i}.png", scene(i))
+    process = subprocess.Popen(
+        newcomer.command("index", newcomer.media),
+        env=newcomer.environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    while not (newcomer.library / "tables").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode in (130, -signal.SIGINT) and out == b""
+    assert b"Traceback" not in err and b"Exception ignored" not in err
+
+
+def test_no_media_is_no_folder_to_remember(user: User, tmp_path: Path) -> None:
+    before = user.json("status")["roots"]
+    (tmp_path / "notes.txt").write_text("bread, milk")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for name, reason in (("notes.txt", "is neither a photo nor music"), ("pipe.jpg", "is neither a file nor a folder")):
+        done = user.run("index", tmp_path / name)
+        assert (done.code, done.out) == (2, b"") and reason in done.err
+    assert user.json("status")["roots"] == before
+
+
+def test_the_next_command_is_about_the_same_library(user: User, tmp_path: Path) -> None:
+    done = user.run("status", "--library", tmp_path / "no where")
+    assert done.err.endswith(f"try: emoclim index FOLDER... --library '{tmp_path}/no where'\n")
+    assert user.run("match", "sad", "-k", "0").err.count("--library") == 0
+
+
+def test_an_output_that_is_full(user: User) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(user.command("status"), env=user.environment(), stdout=full, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (1, b"error: the output cannot be written: No space left on device\n")
 
 
 # --- match -------------------------------------------------------------------------------------------------------------------------------
@@ -584,6 +628,12 @@ def test_limits(user: User) -> None:
     assert good == [match for match in everything if match["score"] >= middle]
     none = user.run("match", "sad", "--min-score", "1", "--json")
     assert (none.code, none.json["matches"]) == (0, [])
+
+
+def test_a_pipe_is_no_query(user: User, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    done = user.run("match", tmp_path / "pipe.jpg")
+    assert (done.code, done.err) == (1, f"error: {tmp_path}/pipe.jpg: is not a regular file\n")
 
 
 def test_files_that_are_not_indexed(user: User, tmp_path: Path) -> None:
@@ -833,6 +883,21 @@ def test_a_file_that_is_away_and_back(user: User, tmp_path: Path) -> None:
     assert found()
 
 
+def test_a_folder_that_is_not_there(newcomer: User, tmp_path: Path) -> None:
+    """Below one that is: what is known of it comes back with it, and its name is said."""
+    for name in ("Garden/Old", "Home"):
+        (newcomer.media / name).mkdir(parents=True)
+        make_photo(newcomer.media / name / "a.png", scene(len(name)))
+    assert newcomer.run("index", newcomer.media).code == 0
+    (newcomer.media / "Garden").rename(tmp_path / "away")
+    for options in (["--dry-run"], []):
+        done = newcomer.run("index", *options)
+        assert f"{newcomer.media}/Garden is not there: 1 item of it come back when it does\n" in done.err
+    (tmp_path / "away").rename(newcomer.media / "Garden")
+    said = newcomer.json("index")
+    assert (said["photos"], said["indexed"], said["unchanged"]) == (2, 0, 2)
+
+
 def test_a_disk_that_is_not_there(user: User, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -870,7 +935,7 @@ def test_status_is_1_while_something_waits(user: User, tmp_path: Path) -> None:
     assert user.json("status", code=1)["stale"] == 1
     done = user.run("status")
     assert (done.code, done.err) == (1, "")
-    assert "to do\t1 changes since the last run: emoclim index\n" in done.text
+    assert "to do\t1 changes to take up: emoclim index\n" in done.text
     user.json("index")
     assert user.run("status").code == 0
 

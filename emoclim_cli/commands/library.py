@@ -14,12 +14,14 @@ from emoclim_cli import console
 from emoclim_cli.commands import places
 from emoclim_cli.commands.options import DeviceOption, JsonOption, LibraryOption, OfflineOption, SpaceOption
 from emoclim_cli.errors import NoLibrary, UsageError
-from emoclim_cli.media import MediaKind, printable
+from emoclim_cli.media import MediaKind, kind_of_file, printable
 
 if TYPE_CHECKING:
+    from emoclim_cli.changes import Plan
     from emoclim_cli.library import Library, Root
 
 ENGINES = ("local", "ray")
+FOLDERS_TOLD = 5
 
 
 def index(
@@ -89,6 +91,7 @@ def index(
         for label in ("new", "changed", "moved", "copied", "gone"):
             for task in getattr(plan, label):
                 console.write_bytes(f"{label}\t{printable(task.file.path)}\n".encode())
+        _tell_missing(plan)
         console.show_summary(summary, 0.0, dry=True)
 
 
@@ -111,7 +114,20 @@ def _roots(library: Library, paths: Sequence[str] | None, exclude: Sequence[str]
         if not known:
             raise UsageError("no folder is known yet", "name what to index: emoclim index ~/Pictures ~/Music")
         return [Root(root.path, globs(root.exclude)) for root in known.values()]
-    return [Root(path, globs(known[path].exclude if path in known else ())) for path in _absolute(paths)]
+    absolute = _absolute(paths)
+    for path in absolute:
+        if path not in known and os.path.isfile(path) and os.access(path, os.R_OK) and kind_of_file(path) is None:
+            raise UsageError(f"{printable(path)} is neither a photo nor music", "name a folder, a photo or a track")
+    return [Root(path, globs(known[path].exclude if path in known else ())) for path in absolute]
+
+
+def _tell_missing(plan: Plan) -> None:
+    """Folders of which something is known, and which are not there, as a disk that is not: what was in them comes back with them."""
+    missing = sorted(plan.missing_folders().items())
+    for folder, count in missing[:FOLDERS_TOLD]:
+        console.note(f"{printable(folder)} is not there: {console.counted(count, 'item')} of it come back when it does")
+    if len(missing) > FOLDERS_TOLD:
+        console.note(f"and {len(missing) - FOLDERS_TOLD:,} more folders")
 
 
 def _counts(library: Library) -> dict[str, int]:
@@ -147,6 +163,7 @@ def _index(
         summary = indexing.Summary.of(plan)
         if plan.remap:
             console.note(f"{console.counted(plan.remap, 'item')} to map to the space {loaded.name} anew, from stored features")
+        _tell_missing(plan)
         waiting = {task.file.path for task in (*plan.new, *plan.changed)}
         kinds = {task.kind for task in (*plan.new, *plan.changed)}
         done = 0
@@ -160,7 +177,8 @@ def _index(
                     done += outcome.path in waiting
                     advance(done)
         except KeyboardInterrupt:
-            console.note(f"kept in the library: {console.counted(summary.indexed, 'file')} of this run; go on with: emoclim index")
+            command = console.again(" ".join(["emoclim index", *(shlex.quote(printable(path)) for path in paths or ())]))
+            console.note(f"kept in the library: {console.counted(summary.indexed, 'file')} of this run; go on with: {command}")
             raise
     seconds = time.perf_counter() - started
     if json:
@@ -245,7 +263,7 @@ def status(library: LibraryOption = "", json: JsonOption = False) -> None:
             ("space", opened.space.name if opened.space else ""),
             ("photos", f"{now.photos:,}"),
             ("music", f"{now.music:,}"),
-            ("could not be used", f"{now.skipped:,}" + ("  (emoclim errors)" if now.skipped else "")),
+            ("could not be used", f"{now.skipped:,}" + (f"  ({console.again('emoclim errors')})" if now.skipped else "")),
             *(("folder", printable(root) + ("  (not there now)" if root in now.plan.offline_roots else "")) for root in roots),
             ("to do", _to_do(now.plan.stale, fresh)),
         ]
@@ -259,7 +277,8 @@ def status(library: LibraryOption = "", json: JsonOption = False) -> None:
 def _to_do(stale: int, fresh: bool) -> str:
     if fresh:
         return "nothing, all is fresh"
-    return f"{stale:,} changes since the last run: emoclim index" if stale else "the space is another one now: emoclim index"
+    command = console.again("emoclim index")
+    return f"{stale:,} changes to take up: {command}" if stale else f"the space is another one now: {command}"
 
 
 def errors(
@@ -306,7 +325,8 @@ def forget(
     for root in opened.roots:
         if any(inside(path, root.path) for path in absolute):
             folder = shlex.quote(printable(root.path))
-            console.note(f"{folder} is still known, and the next run takes up all that is in it; or: emoclim index {folder} --exclude NAME")
+            command = console.again(f"emoclim index {folder} --exclude NAME")
+            console.note(f"{folder} is still known, and the next run takes up all that is in it; or: {command}")
     if json:
         console.print_json({"removed": removed})
     else:

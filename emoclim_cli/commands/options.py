@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-LibraryOption = Annotated[str, typer.Option("--library", metavar="DIR|s3://...", help="A folder or a bucket (or EMOCLIM_LIBRARY).")]
+from emoclim_cli import console
+
+
+def _remembered(library: str) -> str:
+    console.library = library
+    return library
+
+
+LibraryOption = Annotated[
+    str, typer.Option("--library", metavar="DIR|s3://...", help="A folder or a bucket (or EMOCLIM_LIBRARY).", callback=_remembered)
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 SpaceOption = Annotated[str, typer.Option("--space", metavar="NAME|DIR", help="The emotion space; the library remembers it.")]
 DeviceOption = Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where the networks in torch compute.")]
