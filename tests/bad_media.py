@@ -250,7 +250,7 @@ def _special_photos(side: int) -> Iterator[Special]:
     yield Special("claims-4-gigapixels.gif", b"GIF89a\xff\xff\xff\xff" + _saved(red, "GIF")[10:], BOMB)
     yield Special("bomb-grey.png", png(side, side, _zeros((side + 1) * side), colour=0), colour=(0, 0, 0))
     for name, size in (("large", 4 << 20), ("bomb", 1 << 28)):
-        reason = "is damaged (Decompressed data too large for PngImagePlugin.MAX_TEXT_CHUNK)" if name == "bomb" else ""
+        reason = "has a text or a profile of more than 16 MB" if name == "bomb" else ""
         colour = GREY if name == "large" else None
         yield Special(f"{name}-text.png", png(3, 1, pixels, before=((b"zTXt", b"Comment\0\0" + _zeros(size)),)), reason, colour)
         yield Special(f"{name}-profile.png", png(3, 1, pixels, before=((b"iCCP", b"x\0\0" + _zeros(size)),)), reason, colour)
