@@ -27,18 +27,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from speed import CACHE, files_of, joined
+from one_encoder import CACHE, index
+from speed import files_of, joined
 
-from emoclim_cli import encoding, indexing
-from emoclim_cli.emotions import EMOTIONS
-from emoclim_cli.encoders import build, encoder_info
 from emoclim_cli.encoders.clip import MEAN, STD
-from emoclim_cli.encoders.devices import cores
 from emoclim_cli.labels import read_labels
-from emoclim_cli.library import Library, Root
 from emoclim_cli.media import MediaKind, item_id
 from emoclim_cli.networks.vision import SIDE, VisionTransformer
-from emoclim_cli.projections import EmotionSpace, Projection, unit
 from emoclim_cli.weights import fetch
 
 VIBENET = "vibenet==0.1.0"
@@ -49,33 +44,6 @@ def installed_vibenet(folder: Path) -> str:
     venv.create(folder, with_pip=True)
     subprocess.run([folder / "bin" / "pip", "install", "--quiet", VIBENET], check=True)
     return str(folder / "bin" / "vibenet")
-
-
-def space_of(photo_encoder: str, music_encoder: str) -> EmotionSpace:
-    """Any projection does: its time is nothing beside the networks'."""
-    rng = np.random.default_rng(0)
-    infos = {MediaKind.PHOTO: encoder_info(photo_encoder), MediaKind.MUSIC: encoder_info(music_encoder)}
-    shapes = {kind: ((info.dim, 128), (128,), (128, 128), (128,)) for kind, info in infos.items()}
-    return EmotionSpace(
-        "benchmark",
-        {kind: info.name for kind, info in infos.items()},
-        {kind: info.digest for kind, info in infos.items()},
-        {kind: Projection(*(rng.normal(size=s).astype(np.float32) for s in shapes[kind])) for kind in infos},
-        unit(rng.normal(size=(len(EMOTIONS), 128))),
-    )
-
-
-def index(paths: list[str], encoder: str, folder: str) -> Library:
-    """What `emoclim index` does, with an encoder that no shipped space has."""
-    kind = encoder_info(encoder).kind
-    names = {MediaKind.PHOTO: "clip-vit-b-16", MediaKind.MUSIC: "vibenet", kind: encoder}
-    space = space_of(names[MediaKind.PHOTO], names[MediaKind.MUSIC])
-    library = Library.create(folder)
-    plan = indexing.plan(library, [Root(path) for path in paths], indexing.space_ref(space))
-    engine = encoding.local(lambda _kind: build(encoder, CACHE), space, jobs=cores())
-    done = list(indexing.apply(plan, library, engine, space))
-    assert all(outcome.status is indexing.Status.INDEXED for outcome in done)
-    return library
 
 
 def plain(paths: list[str]) -> None:
@@ -140,15 +108,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--track-seconds", type=float, default=0.0)
     parser.add_argument("--vibenet", default="", help="its command, where it is installed already")
-    parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        what, listed, folder = options.child
-        paths = Path(listed).read_text().split("\n")
-        if what == "plain":
-            plain(paths)
-        else:
-            index(paths, what, folder)
+        plain(Path(options.child).read_text().split("\n"))
         return
     for name in ("clip-vit-b-16", "vibenet"):
         fetch(name, CACHE)
@@ -160,8 +123,9 @@ def main() -> None:
         def child(what: str, paths: list[str]) -> list[str]:
             listed = folder / f"{what}.txt"
             listed.write_text("\n".join(paths))
-            given = ["--photos", options.photos, "--music", options.music]
-            return [sys.executable, __file__, *given, "--child", what, str(listed), str(folder / f"{what}-REPEAT")]
+            if what == "plain":
+                return [sys.executable, __file__, "--photos", options.photos, "--music", options.music, "--child", str(listed)]
+            return [sys.executable, str(Path(__file__).with_name("one_encoder.py")), what, str(listed), str(folder / f"{what}-REPEAT")]
 
         labelled = [item for item in read_labels(options.music) if item.emotion and not item.path.endswith(".mid")]
         tracks = [item.path for item in labelled][:: max(1, len(labelled) // options.items)][: options.items]
