@@ -22,12 +22,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from one_encoder import CACHE, index
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from one_encoder import CACHE, index
 from speed import files_of, joined
 
 from emoclim_cli.encoders.clip import MEAN, STD
