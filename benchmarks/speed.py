@@ -12,7 +12,6 @@ import itertools
 import json
 import os
 import platform
-import resource
 import shutil
 import statistics
 import subprocess
@@ -100,21 +99,6 @@ def process(*arguments: str) -> dict[str, float]:
     return {"seconds": statistics.median(times[1:])}  # the first filled the disk cache
 
 
-def peak_memory_mb(photos: list[str], music: list[str], folder: Path) -> float:
-    """Of one `emoclim index` over real files, in a process of its own."""
-    script = """
-import resource, runpy, sys
-sys.argv[0] = "emoclim"
-try:
-    runpy.run_module("emoclim_cli", run_name="__main__")
-except SystemExit:
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
-"""
-    command = [sys.executable, "-c", script, "-q", "index", *photos, *music, "--library", str(folder)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return int(done.stderr.split()[-1]) / (1024**2 if platform.system() == "Darwin" else 1024)  # bytes there, kB elsewhere
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--photos", required=True)
@@ -136,11 +120,9 @@ def main() -> None:
             music = joined(music, options.track_seconds, options.items, folder / "joined")
         figures[f"photos/s ({len(photos)} files)"] = against_the_limit(MediaKind.PHOTO, photos, space, folder)
         figures[f"tracks/s ({len(music)} files)"] = against_the_limit(MediaKind.MUSIC, music, space, folder)
-        figures["peak MB of indexing"] = peak_memory_mb(photos[:64], music[:32], folder / "memory")
         figures["emoclim --help"] = process("--help")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    figures["peak MB of this benchmark"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     if options.json:
         print(json.dumps(figures, indent=2))
         return
